@@ -1,0 +1,121 @@
+#!/usr/bin/python
+# Copyright: headroom.scale contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: postgresql_instance_info
+short_description: Read what a PostgreSQL instance on this node is, and what its host offers
+version_added: 0.1.0
+description:
+  - Reads role, timeline, position, slots and a pending switchover of one PostgreSQL instance, and memory, processors, clock and
+    free disk of its host, in one task and without changing anything.
+  - Works before PostgreSQL is installed too; RV(instance.exists) is then false.
+options:
+  version:
+    description: Major version of PostgreSQL, from 13 to 18.
+    type: int
+    required: true
+  name:
+    description: Name of the instance.
+    type: str
+    default: main
+  data_directory:
+    description: The data directory; by default C(/var/lib/postgresql/VERSION/NAME).
+    type: path
+  reference_clock_s:
+    description:
+      - Seconds since 1970 on the controller at this moment, as C(now().timestamp()) gives it.
+      - What the task takes to start is part of RV(host.clock_skew_s), usually well under a second.
+    type: float
+extends_documentation_fragment:
+  - headroom.scale.attributes
+  - headroom.scale.attributes.info_module
+seealso:
+  - module: headroom.scale.postgresql_instance
+author:
+  - headroom.scale contributors (@headroom-scale)
+"""
+
+EXAMPLES = r"""
+- name: What is there
+  headroom.scale.postgresql_instance_info:
+    version: 17
+    reference_clock_s: "{{ now().timestamp() }}"
+  become: true
+  register: seen
+"""
+
+RETURN = r"""
+instance:
+  description: What was seen, with the fields that M(headroom.scale.postgresql_instance) returns under the same name.
+  type: dict
+  returned: success
+  sample: {exists: true, role: primary, running: true, timeline: 1}
+host:
+  description: What the host offers.
+  type: dict
+  returned: success
+  contains:
+    memory_bytes:
+      description: Memory, or the limit of the control group when that is lower.
+      type: int
+      sample: 25281662976
+    cpus:
+      description: Processors that may be used.
+      type: int
+      sample: 2
+    distribution:
+      description: ID of the distribution in C(/etc/os-release).
+      type: str
+      sample: debian
+    distribution_version:
+      description: VERSION_ID of the distribution.
+      type: str
+      sample: "13"
+    clock_skew_s:
+      description: How far the host's clock is ahead of O(reference_clock_s) in seconds, or null without it.
+      type: float
+      sample: 0.31
+    disk_free_bytes:
+      description: Free bytes on the file system of the data directory.
+      type: int
+      sample: 85899345920
+errors:
+  description: Why it failed, with C(code) and C(message).
+  type: list
+  elements: dict
+  returned: failure
+"""
+
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.headroom.scale.plugins.module_utils._common.argspec import ArgumentSpec
+from ansible_collections.headroom.scale.plugins.module_utils._common.run import run
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.instance import options
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.instance.converge import facts, host_facts
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.instance.model import Wanted
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.instance.observe import observe
+
+
+def work(module):
+    """Observe the instance and its host."""
+    wanted = Wanted(paths=options.paths(module.params), state="info")
+    reference = module.params["reference_clock_s"]
+    host = {**host_facts(), "clock_skew_s": None if reference is None else round(time.time() - reference, 3)}
+    observed = observe(wanted)
+    host["disk_free_bytes"] = observed.disk_free_bytes
+    return {"changed": False, "instance": facts(observed, wanted), "host": host}
+
+
+def main():
+    spec = options.identity_spec().merge(ArgumentSpec({"reference_clock_s": {"type": "float"}}))
+    run(AnsibleModule(supports_check_mode=True, **spec.to_kwargs()), work)
+
+
+if __name__ == "__main__":
+    main()
