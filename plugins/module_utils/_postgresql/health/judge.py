@@ -87,6 +87,15 @@ def required_sync(names: str) -> int:
     return int(found.group(1)) if found else 1
 
 
+def _same_history(one: NodeFacts, other: NodeFacts) -> bool | None:
+    """Tell whether two nodes on one timeline came to it by the same way; the first timeline has no way."""
+    if one.timeline == 1:
+        return True
+    if one.history is None or other.history is None:
+        return None
+    return one.history == other.history
+
+
 class _Judge:
     """One judgement: holds what all nodes need of each other."""
 
@@ -156,9 +165,9 @@ class _Judge:
                 spec = self.specs[name]
                 if port == spec.port and host in (name, spec.host, *self.seen[name].addresses):
                     return name
-        by_slot = [
-            name for name in others if facts.slot_name and any(slot.name == facts.slot_name for slot in self.seen[name].slots or ())
-        ]
+        # A node that cannot be asked is looked for by the slot that carries its name.
+        slot_name = facts.slot_name if facts.fault is None else re.sub("[^a-z0-9_]", "_", facts.name.lower())
+        by_slot = [name for name in others if slot_name and any(slot.name == slot_name for slot in self.seen[name].slots or ())]
         if len(by_slot) == 1:
             return by_slot[0]
         by_sender = [name for name in others if self._sender(facts, self.seen[name]) is not None]
@@ -361,8 +370,16 @@ class _Judge:
                 Reason("timeline_unverified", f"The timeline of the primary {primary.name} is not known.", UNHEALTHY, value=facts.timeline)
             ]
         if facts.timeline == primary.timeline:
-            if facts.history is None or primary.history is None or facts.history == primary.history:
+            # Two servers promoted apart from each other pick the same number; only the histories tell. Without them, streaming must do.
+            same = _same_history(facts, primary)
+            if same or (same is None and facts.receiver is not None and facts.receiver.status == "streaming"):
                 return True, []
+            if same is None:
+                message = (
+                    f"{facts.name} and {primary.name} are both on timeline {facts.timeline}, it streams nothing, and the timeline "
+                    "histories cannot be compared; let the login execute headroom.timeline_history(int)."
+                )
+                return False, [Reason("timeline_unverified", message, UNHEALTHY, value=facts.timeline, limit=primary.timeline)]
             message = f"{facts.name} and {primary.name} are both on timeline {facts.timeline} with different histories; rebuild or rewind it."
             return False, [Reason("timeline_forked", message, UNHEALTHY, value=facts.timeline, limit=primary.timeline)]
         reached = max((lsn for lsn in (facts.receive_lsn, facts.replay_lsn) if lsn is not None), default=None)
@@ -504,17 +521,23 @@ def conclude(nodes: t.Sequence[NodeVerdict], limits: Limits) -> ClusterVerdict:
     nodes = tuple(sorted(nodes, key=lambda node: node.name))
     primaries = [node for node in nodes if node.role == PRIMARY and node.same_server_as is None]
     primary = primaries[0] if len(primaries) == 1 else None
+    candidates = _candidates(nodes, len(primaries))
     errors: list[dict[str, t.Any]] = []
     if len(primaries) > 1:
         names = [node.name for node in primaries]
         errors.append({"code": "two_primaries", "message": f"{' and '.join(names)} are both primaries; fence all but one.", "nodes": names})
     elif not primaries:
         errors.append({"code": "no_primary", "message": "None of the nodes is a reachable primary.", "nodes": []})
-    all_primary = sum(1 for node in nodes if node.role == PRIMARY)
+        if not candidates and any(node.role == REPLICA for node in nodes):
+            message = "No failover candidate can be named: the replicas' system identifiers, positions or timeline histories cannot be compared."
+            errors.append({"code": "candidates_unverified", "message": message, "nodes": []})
+    # A server that is listed under several names counts once.
+    servers = sum(1 for node in nodes if node.same_server_as is None)
     required = limits.min_healthy_replicas
     if required is None:
-        required = len(nodes) - max(1, all_primary)
-    usable = [node for node in nodes if node.role == REPLICA and node.verdict in (HEALTHY, DEGRADED)]
+        required = servers - max(1, len(primaries))
+    pool = [node for node in nodes if node.role == REPLICA and node.verdict in (HEALTHY, DEGRADED)]
+    usable = [node for node in pool if node.same_server_as is None]
     counts = {verdict: sum(1 for node in nodes if node.verdict == verdict) for verdict in VERDICTS}
     holds = primary is not None and primary.verdict in (HEALTHY, DEGRADED) and len(usable) >= required
     if not holds:
@@ -525,8 +548,8 @@ def conclude(nodes: t.Sequence[NodeVerdict], limits: Limits) -> ClusterVerdict:
         verdict=verdict,
         primary=primary.name if primary else None,
         nodes=nodes,
-        read_pool=tuple(node.name for node in usable) if primary else (),
-        failover_candidates=_candidates(nodes, len(primaries)),
+        read_pool=tuple(node.name for node in pool) if primary else (),
+        failover_candidates=candidates,
         topology=_topology(nodes),
         errors=tuple(errors),
         replicas_ok=len(usable),
@@ -579,6 +602,8 @@ def _candidates(nodes: t.Sequence[NodeVerdict], primaries: int) -> tuple[str, ..
             return ()
         # Without a primary the newest timeline leads, and only those that can follow it are candidates.
         lead = max(alive, key=lambda node: (node.facts.timeline or 0, _received(node)))
+        if len(alive) > 1 and lead.facts.history is None and lead.facts.timeline != 1:
+            return ()
         alive = [node for node in alive if _follows(node, lead)]
     replica_names = {node.name for node in nodes if node.role == REPLICA}
     most = max((_received(node) for node in alive), default=0)
@@ -590,6 +615,7 @@ def _candidates(nodes: t.Sequence[NodeVerdict], primaries: int) -> tuple[str, ..
         return (
             node.sync_state not in ("sync", "quorum"),
             (most - _received(node)) // grain,
+            bool(primaries) and (node.facts.receiver is None or node.facts.receiver.status != "streaming"),
             bool(node.facts.replay_paused),
             cascading,
             node.name,
@@ -607,7 +633,7 @@ def _follows(node: NodeVerdict, lead: NodeVerdict) -> bool:
     if facts.timeline is None or leader.timeline is None:
         return False
     if facts.timeline == leader.timeline:
-        return facts.history is None or leader.history is None or facts.history == leader.history
+        return node is lead or _same_history(facts, leader) is True
     return same_lineage(facts.timeline, _received(node), leader.timeline, leader.history) is True
 
 

@@ -11,19 +11,20 @@ import json
 import typing as t
 from dataclasses import dataclass, field
 
-from .model import VERDICTS, NodeVerdict
+from .model import REPLICA, UNREACHABLE, VERDICTS, NodeVerdict
 
 FORMAT = "headroom.scale/postgresql_replica_health/1"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is remembered about one node: the reported verdict, another one that was seen, and how often in a row."""
+    """What is remembered about one node: the reported verdict, another one that was seen, how often in a row, and its last role."""
 
     verdict: str
     pending: str | None = None
     count: int = 0
     conflicts: int | None = None
+    replica: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,11 @@ def advance(memory: Memory, nodes: t.Sequence[NodeVerdict], consecutive: int) ->
         counter = node.facts.conflicts
         if counter is None and before is not None:
             counter = before.conflicts
-        entries[node.name] = dataclasses.replace(entry, conflicts=counter)
-        reported.append(dataclasses.replace(node, verdict=entry.verdict))
+        replica = node.role == REPLICA if node.role is not None else before is not None and before.replica
+        entries[node.name] = dataclasses.replace(entry, conflicts=counter, replica=replica)
+        # A replica that is still reported as it was keeps its role; who is primary is never taken from memory.
+        held = node.role is None and replica and entry.verdict != UNREACHABLE
+        reported.append(dataclasses.replace(node, verdict=entry.verdict, role=REPLICA if held else node.role))
     return Memory(entries), tuple(reported)
 
 
@@ -90,7 +94,8 @@ def load(text: str) -> Memory:
         count, conflicts = fields.get("count", 0), fields.get("conflicts")
         if verdict not in VERDICTS or pending not in (None, *VERDICTS) or type(count) is not int:
             raise ValueError(f"entry {name} is damaged")
-        if conflicts is not None and type(conflicts) is not int:
+        replica = fields.get("replica", False)
+        if (conflicts is not None and type(conflicts) is not int) or type(replica) is not bool:
             raise ValueError(f"entry {name} is damaged")
-        entries[name] = Entry(verdict, pending, count, conflicts)
+        entries[name] = Entry(verdict, pending, count, conflicts, replica)
     return Memory(entries)
