@@ -27,7 +27,6 @@ from .model import (
 
 Result = t.Dict[str, t.Any]
 
-MARKS = {HEALTHY: "ok", DEGRADED: "warn", UNHEALTHY: "BAD", UNREACHABLE: "GONE"}
 _ICONS = {HEALTHY: "✓", DEGRADED: "!", UNHEALTHY: "✕", UNREACHABLE: "?"}
 _HEADLINES = {
     HEALTHY: "The cluster is healthy",
@@ -259,13 +258,13 @@ h1 { margin:0 0 4px; font-size:24px } h2 { font-size:17px; margin:28px 0 10px } 
 .card { background:var(--card); border:1px solid var(--line); border-radius:6px; padding:14px; overflow-x:auto }
 .facts { display:flex; flex-wrap:wrap; gap:8px 28px; margin-top:14px } .facts b { display:block; font-size:12px; font-weight:600; color:var(--soft) }
 .facts span { overflow-wrap:anywhere }
-svg { display:block } svg text { font:13px ui-monospace,Menlo,Consolas,"DejaVu Sans Mono",monospace; fill:var(--ink) }
+.note { font-size:12px; margin-top:10px } svg { display:block } svg text { font:13px ui-monospace,Menlo,Consolas,"DejaVu Sans Mono",monospace; fill:var(--ink) }
 svg .box { fill:var(--vb); stroke:var(--v); stroke-width:1.5 } svg .icon { fill:var(--v); font-weight:700 } svg .sub { font-size:11px; fill:var(--soft) }
-svg .edge { fill:none; stroke:var(--line); stroke-width:1.5 } svg .edge.cut { stroke:var(--v); stroke-dasharray:5 4 }
+svg .edge { fill:none; stroke:var(--line); stroke-width:1.5 } svg .frame { fill:none; stroke:var(--line) } svg .edge.cut { stroke:var(--v); stroke-dasharray:5 4 }
 table { border-collapse:collapse; width:100%; font-size:14px } th,td { text-align:left; vertical-align:top; padding:7px 10px; border-bottom:1px solid var(--line) }
-th { font-size:12px; color:var(--soft) } td.name { overflow-wrap:anywhere; min-width:90px; font-weight:600 } td ul { margin:0; padding-left:16px }
+th { font-size:12px; color:var(--soft) } td.name { overflow-wrap:anywhere; min-width:170px; font-weight:600 } td ul { margin:0; padding-left:16px }
 .tag { display:inline-block; white-space:nowrap; color:var(--v); background:var(--vb); border:1px solid var(--v); border-radius:4px; padding:0 7px; font-size:13px }
-.bar { position:relative; height:12px; background:var(--line); border-radius:3px; min-width:120px }
+.lag { display:flex; align-items:center; gap:12px } .lag code { flex:0 0 130px; white-space:nowrap } .bar { flex:1; position:relative; height:12px; background:var(--line); border-radius:3px; min-width:120px }
 .bar i { position:absolute; left:0; top:0; bottom:0; background:var(--v); border-radius:3px; min-width:2px }
 .bar u { position:absolute; top:-3px; bottom:-3px; width:2px; background:var(--ink) }
 code { font:12px ui-monospace,Menlo,Consolas,"DejaVu Sans Mono",monospace }
@@ -273,8 +272,12 @@ code { font:12px ui-monospace,Menlo,Consolas,"DejaVu Sans Mono",monospace }
 
 _CHAR = 7.9  # width of one character of the 13 px monospaced face, in px
 _ROW, _GAP = 46, 12  # height of a box and the space below it, in px
-_LABEL = 168  # room for the lag on an edge, in px
-_NAME = 30  # characters of a name that are drawn; the whole name is in the tooltip and in the table
+_SMALL = 6.8  # the same for the 11 px face
+_WIDEST = 1700  # px that are still readable when scaled to the page
+_MANY = 12  # more leaves of one node than this are drawn as a grid
+_COLUMNS = 3  # of that grid
+_LABEL = 150  # room for the lag on an edge, in px
+_NAME = 26  # characters of a name that are drawn; the whole name is in the tooltip and in the table
 
 
 def _e(value: t.Any) -> str:
@@ -289,70 +292,129 @@ def shorten(text: str, length: int = _NAME) -> str:
     return f"{text[: length - 1 - tail]}…{text[-tail:]}"
 
 
-def _drawing(result: Result) -> str:
-    """Return the streaming tree as an SVG: roots on the left, one row per leaf, verdict as colour, sign and word."""
-    nodes = {node["name"]: node for node in result["nodes"]}
-    box = max((min(len(name), _NAME) for name in nodes), default=8)
-    box_w = max(150.0, 44 + box * _CHAR)
-    step = box_w + _LABEL
-    boxes: list[str] = []
-    edges: list[str] = []
-    cursor = [0.0]
-    depth_max = [0]
+def label_of(name: str) -> str:
+    """Return the name to draw: without its domain when it is long, as the host part tells nodes apart."""
+    return shorten(name if len(name) <= _NAME else name.split(".", 1)[0])
 
-    def place(tree: Result, depth: int) -> float:
-        depth_max[0] = max(depth_max[0], depth)
-        middles = [(child, place(child, depth + 1)) for child in tree["children"]]
-        if middles:
-            middle = (middles[0][1] + middles[-1][1]) / 2 if len(middles) < 13 else middles[min(5, len(middles) - 1)][1]
-        else:
-            middle = cursor[0] + _ROW / 2
-            cursor[0] += _ROW + _GAP
-        node = nodes[tree["name"]]
-        x, y = depth * step, middle - _ROW / 2
-        role = (node["role"] or "role unknown") + (f", {node['sync_state']}" if node["sync_state"] in ("sync", "quorum") else "")
-        boxes.append(
-            f'<g class="{_e(node["verdict"])}"><title>{_e(node["name"])}: {_e(node["verdict"])}</title>'
-            f'<rect class="box" x="{x:.1f}" y="{y:.1f}" width="{box_w:.1f}" height="{_ROW}" rx="6"/>'
+
+def _walk(trees: t.Iterable[Result]) -> t.Iterator[Result]:
+    for tree in trees:
+        yield tree
+        yield from _walk(tree["children"])
+
+
+class _Drawing:
+    """The streaming tree as an SVG: roots on the left, verdict as colour, sign and word, lag on the edges.
+
+    Many leaves of one node are drawn as a framed grid with the lag in the boxes, so that fifty nodes fit a screen or two.
+    """
+
+    def __init__(self, result: Result) -> None:
+        self.nodes = {node["name"]: node for node in result["nodes"]}
+        texts = [len(label_of(name)) * _CHAR for name in self.nodes]
+        grid = any(sum(not child["children"] for child in tree["children"]) > _MANY for tree in _walk(result["topology"]))
+        texts += [len(self._sub(node, grid)) * _SMALL for node in self.nodes.values()]
+        self.box_w = max(150.0, 46 + max(texts, default=0.0))
+        self.step = self.box_w + _LABEL
+        self.parts: list[str] = []
+        self.bottom = 0.0
+        self.right = self.box_w
+        for tree in result["topology"]:
+            self._place(tree, 0)
+
+    def _sub(self, node: Result, grid: bool = False) -> str:
+        words = [node["verdict"]]
+        if node["role"]:
+            words.append(node["role"])
+        if node["sync_state"] in ("sync", "quorum"):
+            words.append(node["sync_state"])
+        if grid and node["role"] != PRIMARY:
+            words = [node["verdict"], lag_text(node) if node["role"] else "no contact"]
+        return ", ".join(words)
+
+    def _box(self, name: str, x: float, middle: float, grid: bool = False) -> None:
+        node = self.nodes[name]
+        self.right = max(self.right, x + self.box_w)
+        self.bottom = max(self.bottom, middle + _ROW / 2)
+        self.parts.append(
+            f'<g class="{_e(node["verdict"])}"><title>{_e(name)}: {_e(node["verdict"])}</title>'
+            f'<rect class="box" x="{x:.1f}" y="{middle - _ROW / 2:.1f}" width="{self.box_w:.1f}" height="{_ROW}" rx="6"/>'
             f'<text class="icon" x="{x + 12:.1f}" y="{middle - 3:.1f}">{_ICONS[node["verdict"]]}</text>'
-            f'<text x="{x + 30:.1f}" y="{middle - 3:.1f}">{_e(shorten(node["name"]))}</text>'
-            f'<text class="sub" x="{x + 30:.1f}" y="{middle + 14:.1f}">{_e(node["verdict"])}, {_e(role)}</text></g>'
+            f'<text x="{x + 30:.1f}" y="{middle - 3:.1f}">{_e(label_of(name))}</text>'
+            f'<text class="sub" x="{x + 30:.1f}" y="{middle + 14:.1f}">{_e(self._sub(node, grid))}</text></g>'
         )
-        for child, target in middles:
-            below = nodes[child["name"]]
-            x1, x2 = x + box_w, x + step
-            bend = x1 + 22
-            receiver = below["receiver"]
-            live = receiver is not None and receiver["status"] == "streaming"
-            edges.append(
-                f'<path class="edge{"" if live else " cut"} {_e(below["verdict"])}" '
-                f'd="M{x1:.1f} {middle:.1f} H{bend:.1f} V{target:.1f} H{x2:.1f}"/>'
-                f'<text class="sub" x="{bend + 8:.1f}" y="{target - 5:.1f}">{_e(lag_text(below) if below["role"] else "no contact")}</text>'
+
+    def _next_row(self) -> float:
+        """Return the middle of the next free row."""
+        return self.bottom + (_GAP if self.bottom else 0) + _ROW / 2
+
+    def _edge(self, x: float, middle: float, target: float, node: Result) -> None:
+        receiver = node["receiver"]
+        cut = "" if receiver is not None and receiver["status"] == "streaming" else f" cut {_e(node['verdict'])}"
+        text = lag_text(node) if node["role"] else "no contact"
+        self.parts.append(
+            f'<path class="edge{cut}" d="M{x:.1f} {middle:.1f} h22 V{target:.1f} H{x + _LABEL:.1f}"/>'
+            f'<text class="sub" x="{x + 30:.1f}" y="{target - 5:.1f}">{_e(text)}</text>'
+        )
+
+    def _place(self, tree: Result, depth: int) -> float:
+        """Draw a node and what is below it; return the middle of its box."""
+        x = depth * self.step
+        leaves = [child["name"] for child in tree["children"] if not child["children"]]
+        branches = tree["children"] if len(leaves) <= _MANY else [child for child in tree["children"] if child["children"]]
+        middles = [(child["name"], self._place(child, depth + 1)) for child in branches]
+        grid = self._grid(leaves, x + self.step) if len(leaves) > _MANY else None
+        anchors = [middle for dummy, middle in middles] + ([grid] if grid is not None else [])
+        middle = (anchors[0] + anchors[-1]) / 2 if anchors else self._next_row()
+        for name, target in middles:
+            self._edge(x + self.box_w, middle, target, self.nodes[name])
+        if grid is not None:
+            start = x + self.box_w
+            self.parts.append(
+                f'<path class="edge" d="M{start:.1f} {middle:.1f} h22 V{grid:.1f} H{start + _LABEL - 10:.1f}"/>'
+                f'<text class="sub" x="{start + 30:.1f}" y="{grid - 5:.1f}">{len(leaves)} replicas</text>'
             )
+        self._box(tree["name"], x, middle)
         return middle
 
-    for tree in result["topology"]:
-        place(tree, 0)
-    width = (depth_max[0] + 1) * step - _LABEL + 4
-    height = max(cursor[0] - _GAP, _ROW) + 4
-    return (
-        f'<svg role="img" aria-label="Streaming topology" width="{width:.0f}" height="{height:.0f}" viewBox="-2 -2 {width:.0f} {height:.0f}">'
-        + "".join(edges)
-        + "".join(boxes)
-        + "</svg>"
-    )
+    def _grid(self, names: t.Sequence[str], x: float) -> float:
+        """Draw leaves in a framed grid; return the height at which the edge ends."""
+        rows = -(-len(names) // _COLUMNS)
+        top = self._next_row() + 10
+        for number, name in enumerate(names):
+            column, row = divmod(number, rows)
+            self._box(name, x + column * (self.box_w + _GAP), top + row * (_ROW + _GAP), grid=True)
+        columns = -(-len(names) // rows)
+        width = columns * (self.box_w + _GAP) - _GAP + 20
+        height = rows * (_ROW + _GAP) - _GAP + 20
+        self.parts.append(
+            f'<rect class="frame" x="{x - 10:.1f}" y="{top - _ROW / 2 - 10:.1f}" width="{width:.1f}" height="{height:.1f}" rx="8"/>'
+        )
+        self.right = max(self.right, x - 10 + width)
+        self.bottom += 10
+        return top
+
+    def svg(self) -> str:
+        """Return the drawing."""
+        width, height = self.right + 4, max(self.bottom, _ROW) + 4
+        # A drawing that is somewhat too wide is scaled, a very wide one scrolls.
+        style = "max-width:100%;height:auto" if width < _WIDEST else ""
+        return (
+            f'<svg role="img" style="{style}" aria-label="Streaming topology" width="{width:.0f}" height="{height:.0f}" '
+            f'viewBox="-2 -2 {width:.0f} {height:.0f}">' + "".join(self.parts) + "</svg>"
+        )
 
 
 def _bar(value: float | None, limit: float, text: str) -> str:
     """Return a bar on a scale that ends at twice the limit, with a mark at the limit."""
     if value is None:
-        return f'<span class="soft">{_e(text)}</span>'
-    if limit > 0:
-        share = min(1.0, value / (2 * limit))
-    else:
-        share = 1.0 if value else 0.0
-    mark = 50 if limit > 0 else 0
-    return f'<div class="bar"><i style="width:{share * 100:.1f}%"></i><u style="left:{mark}%"></u></div><code>{_e(text)}</code>'
+        return '<span class="soft">unknown</span>'
+    over = value > limit
+    share = min(1.0, value / (2 * limit)) if limit > 0 else float(over)
+    return (
+        f'<div class="lag {UNHEALTHY if over else HEALTHY}"><div class="bar"><i style="width:{share * 100:.1f}%"></i>'
+        f'<u style="left:{50 if limit > 0 else 0}%"></u></div><code>{_e(text)}{", over" if over else ""}</code></div>'
+    )
 
 
 def to_html(result: Result) -> str:
@@ -371,11 +433,10 @@ def to_html(result: Result) -> str:
         )
         if node["role"] == PRIMARY:
             continue
-        unknown = "unknown"
         bars.append(
             f'<tr class="{_e(node["verdict"])}"><td class="name">{name}</td>'
-            f"<td>{_bar(node['lag_bytes'], limits['max_lag_bytes'], format_bytes(node['lag_bytes']) if node['lag_bytes'] is not None else unknown)}</td>"
-            f"<td>{_bar(node['lag_s'], limits['max_lag_s'], format_s(node['lag_s']) if node['lag_s'] is not None else unknown)}</td></tr>"
+            f"<td>{_bar(node['lag_bytes'], limits['max_lag_bytes'], format_bytes(node['lag_bytes']))}</td>"
+            f"<td>{_bar(node['lag_s'], limits['max_lag_s'], format_s(node['lag_s']))}</td></tr>"
         )
     errors = "".join(f'<p><span class="tag unhealthy">{_e(error["code"])}</span> {_e(error["message"])}</p>' for error in result["errors"])
     facts = "".join(
@@ -391,12 +452,13 @@ def to_html(result: Result) -> str:
         f"<th>Seconds (mark: limit {_e(format_s(limits['max_lag_s']))})</th></tr>"
     )
     verdict = _e(result["verdict"])
+    sentence = result["summary"]["text"].split(": ", 1)[-1]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{_e(_HEADLINES[result['verdict']])}</title><style>{_STYLE}</style></head><body><main>"
-        f'<header class="{verdict}"><h1>{_e(_HEADLINES[result["verdict"]])}</h1><p>{_e(result["summary"]["text"])}</p>{errors}</header>'
+        f'<header class="{verdict}"><h1>{_e(_HEADLINES[result["verdict"]])}</h1><p>{_e(sentence)}</p>{errors}</header>'
         f'<div class="facts">{facts}</div>'
-        f'<h2>Who streams from whom</h2><div class="card">{_drawing(result)}</div>'
+        f'<h2>Who streams from whom</h2><div class="card">{_Drawing(result).svg()}<p class="soft note">On the lines: how far behind the primary. Dashed: nothing is streamed.</p></div>'
         + (f'<h2>Lag</h2><div class="card"><table>{lag_head}{"".join(bars)}</table></div>' if bars else "")
         + '<h2>Nodes</h2><div class="card"><table><tr><th>Node</th><th>Verdict</th><th>Role</th><th>Streams from</th><th>Timeline</th><th>Why</th></tr>'
         + "".join(rows)

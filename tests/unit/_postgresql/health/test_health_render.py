@@ -95,7 +95,7 @@ def test_the_page_tells_verdicts_in_words() -> None:
 
 def test_long_names_are_shortened_in_the_drawing_and_whole_in_the_table() -> None:
     long_name = "postgresql-production-eu-central-1a-" + "x" * 60
-    assert len(render.shorten(long_name)) == 30 and render.shorten("pg1") == "pg1"
+    assert len(render.shorten(long_name)) == 26 and render.shorten("pg1") == "pg1"
     seen = {"pg1": cluster()["pg1"], long_name: NodeFacts(name=long_name, fault=Fault("dns_failure", "gone."))}
     limits = Limits()
     nodes = judge.judge_nodes([NodeSpec(name, name) for name in seen], seen, limits)
