@@ -53,7 +53,8 @@ FROM pg_stat_replication s
 
 # One row of JSON: whole rows of views travel as they are, so a column that a server version lacks is simply absent.
 _FACTS_SQL = """
-WITH base AS (SELECT pg_is_in_recovery() AS r)
+WITH base AS (SELECT pg_is_in_recovery() AS r), settings AS MATERIALIZED (SELECT name, setting, source FROM pg_settings WHERE name IN
+  ('primary_conninfo', 'primary_slot_name', 'synchronous_standby_names', 'wal_receiver_timeout', 'port', 'default_transaction_read_only'))
 SELECT json_build_object(
   'in_recovery', r,
   'system_identifier', (SELECT system_identifier::text FROM pg_control_system()),
@@ -69,9 +70,8 @@ SELECT json_build_object(
       'row', to_jsonb(w) - 'conninfo', 'age', extract(epoch FROM clock_timestamp() - w.last_msg_receipt_time)))
     FROM pg_stat_wal_receiver w),
   'sees_all', pg_has_role('pg_read_all_stats', 'usage'),
-  'settings', (SELECT json_object_agg(name, setting) FROM pg_settings WHERE name IN
-    ('primary_conninfo', 'primary_slot_name', 'synchronous_standby_names', 'wal_receiver_timeout', 'port')),
-  'read_only', (SELECT setting = 'on' AND source NOT IN ('client', 'user', 'session') FROM pg_settings
+  'settings', (SELECT json_object_agg(name, setting) FROM settings),
+  'read_only', (SELECT setting = 'on' AND source NOT IN ('client', 'user', 'session') FROM settings
     WHERE name = 'default_transaction_read_only'),
   'slots', (SELECT coalesce(json_agg(json_build_object(
       'row', to_json(s), 'inactive_s', extract(epoch FROM clock_timestamp() - (to_json(s) ->> 'inactive_since')::timestamptz))), '[]')

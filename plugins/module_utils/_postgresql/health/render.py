@@ -452,11 +452,10 @@ def to_html(result: Result) -> str:
         f"<th>Seconds (mark: limit {_e(format_s(limits['max_lag_s']))})</th></tr>"
     )
     verdict = _e(result["verdict"])
-    sentence = result["summary"]["text"].split(": ", 1)[-1]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{_e(_HEADLINES[result['verdict']])}</title><style>{_STYLE}</style></head><body><main>"
-        f'<header class="{verdict}"><h1>{_e(_HEADLINES[result["verdict"]])}</h1><p>{_e(sentence)}</p>{errors}</header>'
+        f'<header class="{verdict}"><h1>{_e(_HEADLINES[result["verdict"]])}</h1><p>{_e(result["summary"]["text"])}</p>{errors}</header>'
         f'<div class="facts">{facts}</div>'
         f'<h2>Who streams from whom</h2><div class="card">{_Drawing(result).svg()}<p class="soft note">On the lines: how far behind the primary. Dashed: nothing is streamed.</p></div>'
         + (f'<h2>Lag</h2><div class="card"><table>{lag_head}{"".join(bars)}</table></div>' if bars else "")
