@@ -1,0 +1,79 @@
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# the tools call one another by name, and container networks need what lies in sbin
+export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin:/sbin
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+
+INVENTORY ?= inventories/lab
+PLAYBOOK = ansible-playbook -i $(INVENTORY)
+
+BENCHES := $(sort $(basename $(notdir $(wildcard tests/benchmarks/[a-z]*.py))))
+CHAOS := $(sort $(basename $(notdir $(wildcard tests/chaos/[a-z]*.py))))
+
+.PHONY: help
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z][a-z%-]*:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: setup
+setup:  ## Install the pinned tools into .venv (part of every other target)
+	@tools/setup
+
+.PHONY: demo
+demo: setup  ## Start the lab, set up the stack on it, judge it and write report.html
+	$(PLAYBOOK) playbooks/lab/up.yml
+	$(PLAYBOOK) playbooks/demo.yml
+
+.PHONY: down
+down: setup  ## Remove the lab
+	$(PLAYBOOK) playbooks/lab/down.yml
+
+.PHONY: test
+test: setup  ## Run everything that must pass: lint, sanity, unit, molecule
+	@tools/run-stages lint sanity unit molecule
+
+.PHONY: lint
+lint: setup  ## ansible-lint (production profile), ruff, changelog fragments
+	ruff check
+	ruff format --check
+	antsibull-changelog lint
+	ansible-lint --offline --profile production
+
+.PHONY: sanity
+sanity: setup  ## ansible-test sanity
+	tools/sanity
+
+.PHONY: unit
+unit: setup  ## Unit tests
+	pytest tests/unit
+
+.PHONY: molecule
+molecule: setup  ## All Molecule scenarios on one lab; make molecule SCENARIO=name for one
+	molecule test $(if $(SCENARIO),--scenario-name $(SCENARIO),--all)
+
+.PHONY: bench
+bench: $(BENCHES:%=bench-%)  ## All benchmarks on the running lab; make bench-NAME for one
+
+bench-%: setup
+	python tests/benchmarks/$*.py
+
+.PHONY: chaos
+chaos: $(CHAOS:%=chaos-%)  ## All chaos tests on the running lab; make chaos-NAME for one
+
+chaos-%: setup
+	python tests/chaos/$*.py
+
+.PHONY: docs
+docs: setup  ## Check the documentation of plugins and roles and render it to build/docs
+	tools/docs
+
+.PHONY: build
+build: setup  ## Build the collection into build/, install it elsewhere and list its plugins
+	tools/build
+
+.PHONY: lock
+lock: setup  ## Pin requirements-dev.in anew
+	uv pip compile -q --universal --python-version 3.11 --upgrade --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+		-o requirements-dev.lock requirements-dev.in
