@@ -338,7 +338,7 @@ class _Judge:
         reasons += receiver_reasons
         if facts.replay_paused:
             reasons.append(Reason("replay_paused", f"Replay is paused on {facts.name}; pg_wal_replay_resume() ends that.", UNHEALTHY))
-        lag_bytes, lag_s, lag_reasons = self._lag(facts, timeline_ok, streaming)
+        lag_bytes, lag_s, lag_reasons = self._lag(facts, timeline_ok, streaming, verdict.upstream)
         reasons += lag_reasons
         slot, sender, upstream_reasons = self._upstream_reasons(facts, verdict.upstream)
         reasons += upstream_reasons
@@ -420,7 +420,9 @@ class _Judge:
             ]
         return True, []
 
-    def _lag(self, facts: NodeFacts, timeline_ok: bool, streaming: bool) -> tuple[int | None, float | None, list[Reason]]:
+    def _lag(
+        self, facts: NodeFacts, timeline_ok: bool, streaming: bool, upstream: str | None
+    ) -> tuple[int | None, float | None, list[Reason]]:
         """Judge the lag in bytes and in seconds against the primary's own write position."""
         catchup = facts.catchup
         if self.primary is None or catchup is None or catchup.replay_lsn is None:
@@ -434,7 +436,12 @@ class _Judge:
             # Ahead of the primary: a moment's progress on one history, meaningless on another.
             lag_bytes = 0 if timeline_ok else None
         if catchup.caught_up_s is None:
-            lag_s: float | None = max(catchup.window_s, catchup.replayed_age_s or 0.0)
+            bounds = [catchup.replayed_age_s or 0.0]
+            if upstream == self.primary.name and streaming and catchup.advanced and catchup.replayed_age_s is not None:
+                # After a quiet time the last replayed commit is old; what the primary measures while replay advances is closer.
+                sender = self._sender(facts, self.primary)
+                bounds += [sender.replay_lag_s] if sender is not None and sender.replay_lag_s is not None else []
+            lag_s: float | None = max(catchup.window_s, min(bounds))
         else:
             lag_s = catchup.caught_up_s if streaming else None
         if lag_bytes is None:

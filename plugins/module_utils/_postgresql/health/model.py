@@ -80,6 +80,7 @@ class Sender:
     state: str | None = None
     sync_state: str | None = None
     reply_age_s: float | None = None
+    replay_lag_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ class Catchup:
     """One comparison of a replica with the primary's write position, which was read independently and first.
 
     ``caught_up_s`` is the time it took the replica to replay past ``primary_lsn``; ``None`` when it did not within ``window_s``.
-    ``replayed_age_s`` is the primary's clock minus the commit time of the last transaction that was replayed.
+    ``replayed_age_s`` is the primary's clock minus the commit time of the last transaction that was replayed, and ``advanced`` whether anything
+    was replayed meanwhile.
     """
 
     primary_lsn: int
@@ -116,6 +118,7 @@ class Catchup:
     caught_up_s: float | None
     window_s: float
     replayed_age_s: float | None
+    advanced: bool = False
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ DISK_S = 1.0
 """Longest time spent on the size of a data directory, which never decides anything."""
 
 _SENDERS_SQL = """
-SELECT coalesce(json_agg(json_build_object('row', to_json(s), 'age', extract(epoch FROM clock_timestamp() - s.reply_time))), '[]')
+SELECT coalesce(json_agg(json_build_object('row', to_json(s),
+  'age', extract(epoch FROM clock_timestamp() - s.reply_time), 'lag_s', extract(epoch FROM s.replay_lag))), '[]')
 FROM pg_stat_replication s
 """
 
@@ -433,6 +434,8 @@ class _Round:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._replicas_done.wait(), grace)
         try:
+            if facts.senders is None:
+                return dataclasses.replace(facts, marker_error=marker_error)
             rows = await session.json(_SENDERS_SQL, asyncio.get_running_loop().time() + 1.0)
             facts = dataclasses.replace(facts, senders=_senders(rows))
         except Trouble as trouble:
@@ -483,7 +486,7 @@ class _Round:
                 return dataclasses.replace(facts, catchup=Catchup(primary_lsn, first, caught_up_s, now - read_at, None))
             if now + pause >= end:
                 age = None if row["xact"] is None else primary_now + (now - read_at) - float(row["xact"])
-                return dataclasses.replace(facts, catchup=Catchup(primary_lsn, first, None, now - read_at, age))
+                return dataclasses.replace(facts, catchup=Catchup(primary_lsn, first, None, now - read_at, age, lsn != first))
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, POLL_S[1])
 
@@ -794,6 +797,7 @@ def _senders(rows: t.Any) -> tuple[Sender, ...] | None:
             state=entry["row"].get("state"),
             sync_state=entry["row"].get("sync_state"),
             reply_age_s=None if entry["age"] is None else max(0.0, float(entry["age"])),
+            replay_lag_s=None if entry["lag_s"] is None else float(entry["lag_s"]),
         )
         for entry in rows
     ]

@@ -194,6 +194,15 @@ def test_lag_in_seconds_is_at_least_the_window_and_else_the_age_of_the_last_tran
     assert judged(cluster(pg3=nothing_replayed))[1]["pg3"].lag_s == 0.9
 
 
+def test_after_a_quiet_time_the_primary_knows_the_lag_of_a_replica_that_advances() -> None:
+    def lag_s(advanced: bool, replay_lag_s: float | None, **changes: t.Any) -> float | None:
+        facts = dataclasses.replace(replica("pg3"), catchup=Catchup(LSN, LSN - MIB, None, 0.9, 300.0, advanced), **changes)
+        return judged(cluster(pg1=with_sender("pg3", replay_lag_s=replay_lag_s), pg3=facts))[1]["pg3"].lag_s
+
+    assert lag_s(True, 2.5) == 2.5 and lag_s(True, 0.1) == 0.9
+    assert lag_s(False, 2.5) == lag_s(True, None) == lag_s(True, 2.5, receiver=None) == 300.0
+
+
 def test_a_replica_that_catches_up_is_behind_by_the_time_it_took() -> None:
     node = judged(cluster(pg3=replica("pg3", catchup=Catchup(LSN, LSN - 4096, 0.04, 0.04, None))))[1]["pg3"]
     assert (node.lag_bytes, node.lag_s, node.seen) == (4096, 0.04, "healthy")

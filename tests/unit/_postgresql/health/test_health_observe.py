@@ -101,7 +101,7 @@ def server(behave: t.Callable[[socket.socket], None]) -> t.Iterator[int]:
     """Serve every connection with ``behave`` in a thread."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        listener.listen(16)
+        listener.listen(128)
 
         def serve() -> None:
             while True:
