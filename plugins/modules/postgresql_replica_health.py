@@ -13,15 +13,21 @@ version_added: 0.1.0
 author:
   - headroom.scale contributors (@headroom-scale)
 description:
-  - Looks at all nodes of a streaming replication cluster at the same time and gives each a verdict with reasons, and one to the cluster.
-  - It runs once for the whole cluster, from a host with network access to all nodes, and takes about as long as the slowest node.
+  - Looks at all nodes of a streaming replication cluster at the same time and gives each a verdict with reasons, and
+    one to the cluster.
+  - It runs once for the whole cluster, from a host with network access to all nodes, and takes about as long as the
+    slowest node.
     Do not loop it over hosts.
   - It fails closed. What could not be read is not healthy.
-  - The lag in bytes is measured against the write position that is read on the primary itself. The lag in seconds is V(0) for a replica that has
-    replayed past that position, the time it needed when it gets there within a second, and otherwise the primary's clock minus the commit
-    time of the last replayed transaction. So it does not grow on an idle primary. It is not known, instead of V(0), while
+  - The lag in bytes is measured against the write position that is read on the primary itself. The lag in seconds is
+    V(0) for a replica that has
+    replayed past that position, the time it needed when it gets there within a second, and otherwise the primary's
+    clock minus the commit
+    time of the last replayed transaction. So it does not grow on an idle primary. It is not known, instead of V(0),
+    while
     a replica that seems level has no WAL receiver.
-  - A login that is a member of C(pg_monitor) is enough. To compare nodes on different timelines, it must also be able to execute the function
+  - A login that is a member of C(pg_monitor) is enough. To compare nodes on different timelines, it must also be able
+    to execute the function
     C(headroom.timeline_history(int)) of a superuser in O(login_db), or C(pg_read_binary_file).
   - PostgreSQL 13 and later.
 extends_documentation_fragment:
@@ -39,7 +45,8 @@ attributes:
   idempotent:
     support: full
     details:
-      - RV(changed) is always V(false). With O(heartbeat=true) each run commits one transaction that writes a message to the WAL and touches no table.
+      - RV(changed) is always V(false). With O(heartbeat=true) each run commits one transaction that writes a message to
+        the WAL and touches no table.
 options:
   nodes:
     description:
@@ -52,7 +59,8 @@ options:
       name:
         description:
           - Name of the node, once in the list.
-          - A standby is recognised on its upstream by its slot, by this name as its C(application_name) or C(cluster_name), or by its address.
+          - A standby is recognised on its upstream by its slot, by this name as its C(application_name) or
+            C(cluster_name), or by its address.
         type: str
         required: true
       host:
@@ -97,7 +105,8 @@ options:
     version_added: 0.1.0
   wait_s:
     description:
-      - Look again for so many seconds until the requirement holds. With O(fail_on=degraded) that means until every node is healthy.
+      - Look again for so many seconds until the requirement holds. With O(fail_on=degraded) that means until every node
+        is healthy.
       - The last look may take O(timeout_s) longer.
     type: float
     default: 0
@@ -110,23 +119,27 @@ options:
     version_added: 0.1.0
   heartbeat:
     description:
-      - Commit a transaction on the primary and time until each replica shows it. The transaction writes a message to the WAL and
+      - Commit a transaction on the primary and time until each replica shows it. The transaction writes a message to
+        the WAL and
         needs no table. It does not wait for synchronous standbys.
     type: bool
     default: false
     version_added: 0.1.0
   consecutive:
     description:
-      - The reported verdict of a node changes only after so many looks in a row that agree. A node that is looked at for the first time is
+      - The reported verdict of a node changes only after so many looks in a row that agree. A node that is looked at
+        for the first time is
         reported as seen.
-      - Above V(1) it delays bad news about replicas as well as good, and needs O(state_file) or O(wait_s). What the last look saw is in RV(nodes[].seen).
+      - Above V(1) it delays bad news about replicas as well as good, and needs O(state_file) or O(wait_s). What the
+        last look saw is in RV(nodes[].seen).
         Which node is the primary, and that there are two or none, is reported at once.
     type: int
     default: 1
     version_added: 0.1.0
   state_file:
     description:
-      - File on the host that runs the module that remembers earlier looks, for O(consecutive) and for recovery conflicts since the last look.
+      - File on the host that runs the module that remembers earlier looks, for O(consecutive) and for recovery
+        conflicts since the last look.
     type: path
     version_added: 0.1.0
   prometheus_file:
@@ -141,7 +154,8 @@ options:
     version_added: 0.1.0
   fail_on:
     description:
-      - V(unhealthy) fails the task when the requirement does not hold. This takes exactly one primary that is healthy or degraded, and
+      - V(unhealthy) fails the task when the requirement does not hold. This takes exactly one primary that is healthy
+        or degraded, and
         O(min_healthy_replicas) replicas.
       - V(degraded) also fails when any node is not healthy.
       - V(never) leaves it to RV(healthy).
@@ -208,7 +222,8 @@ healthy:
   type: bool
   sample: false
 verdict:
-  description: The verdict on the cluster, one of V(healthy), V(degraded) (it works and not every node is healthy) and V(unhealthy).
+  description: The verdict on the cluster, one of V(healthy), V(degraded) (it works and not every node is healthy) and
+    V(unhealthy).
   returned: always
   type: str
   sample: unhealthy
@@ -223,7 +238,8 @@ summary:
     replicas_required: 3
     replicas_usable: 2
     text: >-
-      The cluster is unhealthy: primary pg1 is healthy; 2 of 3 required replicas can be used; look at pg3 (replay_paused).
+      The cluster is unhealthy: primary pg1 is healthy; 2 of 3 required replicas can be used; look at pg3
+      (replay_paused).
     unhealthy: 1
     unreachable: 0
 primary:
@@ -263,19 +279,27 @@ nodes:
       sample: unhealthy
     reasons:
       description:
-        - Why the node is not healthy, the worst first, each with a stable code, a sentence, the verdict it leads to, and where there are
+        - Why the node is not healthy, the worst first, each with a stable code, a sentence, the verdict it leads to,
+          and where there are
           such figures the value and its limit.
         - >-
-          Codes that make a node unreachable: V(dns_failure), V(connect_timeout), V(connection_refused), V(host_unreachable), V(no_response),
-          V(frozen), V(tls_refused), V(authentication_failed), V(access_denied), V(database_missing), V(starting_up), V(shutting_down),
-          V(too_many_connections), V(query_timeout), V(query_failed), V(connection_lost), V(connect_failed), V(not_observed).
+          Codes that make a node unreachable: V(dns_failure), V(connect_timeout), V(connection_refused),
+          V(host_unreachable), V(no_response),
+          V(frozen), V(tls_refused), V(authentication_failed), V(access_denied), V(database_missing), V(starting_up),
+          V(shutting_down),
+          V(too_many_connections), V(query_timeout), V(query_failed), V(connection_lost), V(connect_failed),
+          V(not_observed).
         - >-
-          Codes that make it unhealthy: V(facts_missing), V(heartbeat_missed), V(lag_bytes), V(lag_s), V(lag_unknown), V(pooler_unreachable),
-          V(replay_paused), V(slot_lost), V(sync_standby_missing), V(system_identifier_mismatch), V(timeline_forked), V(timeline_unverified),
+          Codes that make it unhealthy: V(facts_missing), V(heartbeat_missed), V(lag_bytes), V(lag_s), V(lag_unknown),
+          V(pooler_unreachable),
+          V(replay_paused), V(slot_lost), V(sync_standby_missing), V(system_identifier_mismatch), V(timeline_forked),
+          V(timeline_unverified),
           V(two_primaries), V(wal_receiver_down).
         - >-
-          Codes that make it degraded: V(conflicts), V(not_streaming), V(pooler_elsewhere), V(pooler_unverified), V(read_only), V(slot_missing),
-          V(slot_unreserved), V(unclaimed_slot_lost), V(upstream_not_healthy), V(upstream_unknown), V(wal_receiver_silent).
+          Codes that make it degraded: V(conflicts), V(not_streaming), V(pooler_elsewhere), V(pooler_unverified),
+          V(read_only), V(slot_missing),
+          V(slot_unreserved), V(unclaimed_slot_lost), V(upstream_not_healthy), V(upstream_unknown),
+          V(wal_receiver_silent).
       type: list
       elements: dict
       sample:
@@ -297,7 +321,8 @@ nodes:
       type: float
       sample: 0.827
     marker_s:
-      description: Time in seconds from the commit of the heartbeat until the node showed it. Only with O(heartbeat=true).
+      description: Time in seconds from the commit of the heartbeat until the node showed it. Only with
+        O(heartbeat=true).
       type: float
       sample: 0.0008
     received_lsn:
@@ -333,7 +358,8 @@ nodes:
       type: bool
       sample: true
     receiver:
-      description: The WAL receiver, with its status, the age of its last message in seconds, and where it streams from. None without one.
+      description: The WAL receiver, with its status, the age of its last message in seconds, and where it streams from.
+        None without one.
       type: dict
       sample:
         message_age_s: 4.967
@@ -400,15 +426,18 @@ nodes:
       type: str
       sample:
 read_pool:
-  description: Names of the replicas that reads may be sent to, sorted. They are healthy or degraded. Empty without exactly one primary.
+  description: Names of the replicas that reads may be sent to, sorted. They are healthy or degraded. Empty without
+    exactly one primary.
   returned: always
   type: list
   elements: str
   sample: [pg2, pg4]
 failover_candidates:
   description:
-    - Names of the replicas that could be promoted, the best first. Synchronous ones lead, then those that received most.
-    - A replica that is not provably on the way of the primary's timeline is left out, as is every one when there are two primaries.
+    - Names of the replicas that could be promoted, the best first. Synchronous ones lead, then those that received
+      most.
+    - A replica that is not provably on the way of the primary's timeline is left out, as is every one when there are
+      two primaries.
   returned: always
   type: list
   elements: str
@@ -428,7 +457,8 @@ topology:
         - name: pg3
           children: []
 errors:
-  description: What is wrong with the cluster as a whole (V(no_primary), V(two_primaries), V(candidates_unverified)), led by the failure when the task failed.
+  description: What is wrong with the cluster as a whole (V(no_primary), V(two_primaries), V(candidates_unverified)),
+    led by the failure when the task failed.
   returned: always
   type: list
   elements: dict

@@ -4,8 +4,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Time one task that judges fifty nodes against a loop of ``community.postgresql.postgresql_ping`` over the same fifty.
 
-Both run on the host that runs this, against the servers of a group in an inventory. A lab rarely has fifty servers, so each
-server is listed under as many names as are needed: every name costs a connection and all queries, on both sides. What is timed is the
+Both run on the host that runs this, against the servers of a group in an inventory. A lab rarely has fifty servers, so
+each
+server is listed under as many names as are needed: every name costs a connection and all queries, on both sides. What
+is timed is the
 task from its start to its end, as ansible-core reports it; starting ansible-playbook is left out on both sides.
 The two take turns, and each pair of turns gives one ratio. Prints one line of JSON per figure.
 """
@@ -33,14 +35,16 @@ PLAY = r"""
     hosts: "{{ groups[bench_group] | sort }}"
     first: "{{ hostvars[hosts[0]] }}"
     user: "{{ bench_login_user or first['postgresql_replication_monitoring_user'] | default('headroom_monitor') }}"
-    password: "{{ lookup('ansible.builtin.env', 'BENCH_LOGIN_PASSWORD') or first['postgresql_replication_monitoring_password'] }}"
+    password: >-
+      {{ lookup('ansible.builtin.env', 'BENCH_LOGIN_PASSWORD') or first['postgresql_replication_monitoring_password'] }}
   tasks:
     - name: List the nodes
       ansible.builtin.set_fact:
         nodes: >-
           {{ (nodes | default([])) + [{
             'name': '%s-%03d' | format(server, item),
-            'host': hostvars[server]['postgresql_replication_host'] | default(hostvars[server]['ansible_host'], true) | default(server, true),
+            'host': hostvars[server]['postgresql_replication_host'] | default(hostvars[server]['ansible_host'], true)
+                    | default(server, true),
             'port': hostvars[server]['postgresql_replication_port'] | default(5432) | int}] }}
       vars:
         server: "{{ hosts[item % (hosts | length)] }}"
@@ -73,7 +77,8 @@ PLAY = r"""
     - name: Believe no time of a run that did not reach every node
       ansible.builtin.assert:
         that:
-          - (bench_way == 'ours' and seen['summary']['nodes'] == bench_nodes | int and seen['summary']['unreachable'] == 0)
+          - (bench_way == 'ours' and seen['summary']['nodes'] == bench_nodes | int
+             and seen['summary']['unreachable'] == 0)
             or (bench_way == 'peer' and pings['results'] | selectattr('is_available') | length == bench_nodes | int)
         quiet: true
 """
@@ -82,7 +87,11 @@ PLAY = r"""
 def arguments(argv: t.Sequence[str] | None = None) -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inventory", default=str(Path(__file__).parents[2] / "inventories" / "lab"), help="inventory (default: the lab)")
+    parser.add_argument(
+        "--inventory",
+        default=str(Path(__file__).parents[2] / "inventories" / "lab"),
+        help="inventory (default: the lab)",
+    )
     parser.add_argument("--group", default="postgresql", help="group of the servers (default: %(default)s)")
     parser.add_argument("--nodes", type=int, default=50, help="number of nodes (default: %(default)s)")
     parser.add_argument("--nodes-per-server", type=int, help="names per server, instead of --nodes")
@@ -156,7 +165,10 @@ def figure(options: argparse.Namespace, ours: t.Sequence[float], peer: t.Sequenc
         "unit": "s",
         "ours_spread": [round(min(ours), 3), round(max(ours), 3)],
         "peer_spread": [round(min(peer), 3), round(max(peer), 3)],
-        "ratio_spread": [round(min(b / a for a, b in zip(ours, peer)), 1), round(max(b / a for a, b in zip(ours, peer)), 1)],
+        "ratio_spread": [
+            round(min(b / a for a, b in zip(ours, peer)), 1),
+            round(max(b / a for a, b in zip(ours, peer)), 1),
+        ],
         "rounds": len(ours),
         "peer_name": "loop of community.postgresql.postgresql_ping",
     }

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # **PRIVATE** to the collection: may change at any time without notice.
-"""How to log in to PostgreSQL: the options that all modules share, and their checked form. No driver is imported here."""
+"""How to log in to PostgreSQL: the options that all modules share, checked. No driver is imported here."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ class Login:
         for option in ("ca_cert", "ssl_cert", "ssl_key"):
             path = params[option]
             if path is not None and not os.path.isfile(path):
-                raise OptionError(option, path, "there is no such file on the host that runs the module; give the path of a PEM file.")
+                raise OptionError(
+                    option, path, "there is no such file on the host that runs the module; give the path of a PEM file."
+                )
         return cls(
             user=params["login_user"],
             password=params["login_password"],

@@ -1,7 +1,8 @@
 # Copyright: headroom.scale contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The module as a whole: its options match its documentation, bad input ends in one sentence, and a look ends in a result."""
+"""The module as a whole: its options match its documentation, bad input ends in one sentence, and a look ends in a
+result."""
 
 from __future__ import annotations
 
@@ -174,11 +175,19 @@ BAD: list[tuple[dict[str, t.Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("params", "option"), BAD, ids=[f"{next(iter(case[0]))}-{number}" for number, case in enumerate(BAD)])
-def test_bad_values_end_in_one_sentence(untouched: None, capsys: pytest.CaptureFixture[str], params: t.Any, option: str) -> None:
+@pytest.mark.parametrize(
+    ("params", "option"), BAD, ids=[f"{next(iter(case[0]))}-{number}" for number, case in enumerate(BAD)]
+)
+def test_bad_values_end_in_one_sentence(
+    untouched: None, capsys: pytest.CaptureFixture[str], params: t.Any, option: str
+) -> None:
     code, result = run(capsys, **params)
     assert code == 1 and result["failed"]
-    assert result["msg"].startswith(f"Option {option!r} has the value ") and result["msg"].endswith(".") and "\n" not in result["msg"]
+    assert (
+        result["msg"].startswith(f"Option {option!r} has the value ")
+        and result["msg"].endswith(".")
+        and "\n" not in result["msg"]
+    )
     assert result["errors"][0]["code"] == "bad_option" and result["errors"][0]["option"] == option
 
 
@@ -196,7 +205,9 @@ def test_bad_values_end_in_one_sentence(untouched: None, capsys: pytest.CaptureF
         {"login_passwort": "x"},
     ],
 )
-def test_values_of_the_wrong_kind_are_refused(untouched: None, capsys: pytest.CaptureFixture[str], params: t.Any) -> None:
+def test_values_of_the_wrong_kind_are_refused(
+    untouched: None, capsys: pytest.CaptureFixture[str], params: t.Any
+) -> None:
     code, result = run(capsys, **params)
     assert code == 1 and result["msg"] and next(iter(params)) in result["msg"]
 
@@ -205,7 +216,9 @@ def test_nodes_that_are_no_list_are_refused(untouched: None, capsys: pytest.Capt
     assert run(capsys, nodes="nonsense")[0] == 1
 
 
-def test_a_damaged_state_file_is_refused_and_kept(untouched: None, capsys: pytest.CaptureFixture[str], tmp_path: t.Any) -> None:
+def test_a_damaged_state_file_is_refused_and_kept(
+    untouched: None, capsys: pytest.CaptureFixture[str], tmp_path: t.Any
+) -> None:
     path = tmp_path / "state"
     path.write_text("precious")
     code, result = run(capsys, state_file=str(path))
@@ -254,16 +267,22 @@ def test_waiting_ends_when_time_is_over(servers: t.Any, capsys: pytest.CaptureFi
     assert code == 1 and 3 <= result["observations"] <= 5 and result["duration_s"] < 2
 
 
-def test_consecutive_looks_are_remembered_between_runs(servers: t.Any, capsys: pytest.CaptureFixture[str], tmp_path: t.Any) -> None:
+def test_consecutive_looks_are_remembered_between_runs(
+    servers: t.Any, capsys: pytest.CaptureFixture[str], tmp_path: t.Any
+) -> None:
     options = {"consecutive": 2, "state_file": str(tmp_path / "state"), "fail_on": "never"}
     assert run(capsys, **options)[1]["healthy"]
     servers[:] = [broken()]
     result = run(capsys, **options)[1]
-    assert result["healthy"] and result["nodes"][1]["seen"] == "unreachable" and result["nodes"][1]["verdict"] == "healthy"
+    assert (
+        result["healthy"] and result["nodes"][1]["seen"] == "unreachable" and result["nodes"][1]["verdict"] == "healthy"
+    )
     assert not run(capsys, **options)[1]["healthy"]
 
 
-def test_files_are_written_whole_with_their_modes(servers: t.Any, capsys: pytest.CaptureFixture[str], tmp_path: t.Any) -> None:
+def test_files_are_written_whole_with_their_modes(
+    servers: t.Any, capsys: pytest.CaptureFixture[str], tmp_path: t.Any
+) -> None:
     paths = {option: str(tmp_path / option) for option in ("state_file", "prometheus_file", "report_file")}
     run(capsys, login_password="hunter2", **paths)
     modes = {option: stat.S_IMODE(os.stat(path).st_mode) for option, path in paths.items()}
@@ -272,7 +291,9 @@ def test_files_are_written_whole_with_their_modes(servers: t.Any, capsys: pytest
     assert not any("hunter2" in (tmp_path / option).read_text() for option in paths)
 
 
-def test_check_mode_looks_and_writes_nothing(servers: t.Any, capsys: pytest.CaptureFixture[str], tmp_path: t.Any) -> None:
+def test_check_mode_looks_and_writes_nothing(
+    servers: t.Any, capsys: pytest.CaptureFixture[str], tmp_path: t.Any
+) -> None:
     paths = {option: str(tmp_path / option) for option in ("state_file", "prometheus_file", "report_file")}
     code, result = run(capsys, _ansible_check_mode=True, **paths)
     assert code == 0 and result["healthy"] and os.listdir(tmp_path) == []

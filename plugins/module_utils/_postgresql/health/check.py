@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # **PRIVATE** to the collection: may change at any time without notice.
-"""The run of ``postgresql_replica_health``: checked options in, one judgement out, and the files that were asked for."""
+"""The run of ``postgresql_replica_health``: checked options in, one judgement and the wanted files out."""
 
 from __future__ import annotations
 
@@ -85,7 +85,11 @@ def parse_options(params: t.Mapping[str, t.Any]) -> Options:
         remedy = f"give a number from 0 to {len(nodes) - 1}, as one of the {len(nodes)} nodes is the primary."
         raise OptionError("min_healthy_replicas", least, remedy)
     if params["consecutive"] > 1 and not params["state_file"] and not params["wait_s"]:
-        raise OptionError("consecutive", params["consecutive"], "set state_file or wait_s too, else each run makes one observation and forgets it.")
+        raise OptionError(
+            "consecutive",
+            params["consecutive"],
+            "set state_file or wait_s too, else each run makes one observation and forgets it.",
+        )
     paths: dict[str, str] = {}
     for option in ("state_file", "prometheus_file", "report_file"):
         path = params[option]
@@ -154,7 +158,9 @@ def _writable(option: str, path: str) -> None:
     if not os.path.isdir(folder):
         raise OptionError(option, path, f"the directory {folder} does not exist; create it first.")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise OptionError(option, path, f"the directory {folder} cannot be written; choose another one or run as another user.")
+        raise OptionError(
+            option, path, f"the directory {folder} cannot be written; choose another one or run as another user."
+        )
 
 
 def check(options: Options, write: bool = True) -> dict[str, t.Any]:
@@ -216,7 +222,9 @@ def _write_atomically(option: str, path: str, text: str, mode: int, result: dict
     """Replace a file as a whole, so that whoever reads it sees the old or the new content."""
     temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=os.path.dirname(os.path.abspath(path)))
+        handle, temporary = tempfile.mkstemp(
+            prefix=f".{os.path.basename(path)}.", dir=os.path.dirname(os.path.abspath(path))
+        )
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()

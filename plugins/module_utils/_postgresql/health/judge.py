@@ -99,7 +99,9 @@ def _same_history(one: NodeFacts, other: NodeFacts) -> bool | None:
 class _Judge:
     """One judgement: holds what all nodes need of each other."""
 
-    def __init__(self, specs: t.Sequence[NodeSpec], seen: Seen, limits: Limits, conflicts_before: t.Mapping[str, int]) -> None:
+    def __init__(
+        self, specs: t.Sequence[NodeSpec], seen: Seen, limits: Limits, conflicts_before: t.Mapping[str, int]
+    ) -> None:
         self.specs = {spec.name: spec for spec in sorted(specs, key=lambda spec: spec.name)}
         missing = {name: NodeFacts(name=name) for name in self.specs}
         self.seen: dict[str, NodeFacts] = {name: seen.get(name, missing[name]) for name in self.specs}
@@ -107,7 +109,9 @@ class _Judge:
         self.conflicts_before = conflicts_before
         self.same_as = self._same_servers()
         self.primaries = sorted(
-            name for name, facts in self.seen.items() if facts.role == PRIMARY and facts.fault is None and name not in self.same_as
+            name
+            for name, facts in self.seen.items()
+            if facts.role == PRIMARY and facts.fault is None and name not in self.same_as
         )
         self.primary = self.seen[self.primaries[0]] if len(self.primaries) == 1 else None
         self.system_identifier = self._system_identifier()
@@ -167,7 +171,9 @@ class _Judge:
                     return name
         # A node that cannot be asked is looked for by the slot that carries its name.
         slot_name = facts.slot_name if facts.fault is None else re.sub("[^a-z0-9_]", "_", facts.name.lower())
-        by_slot = [name for name in others if slot_name and any(slot.name == slot_name for slot in self.seen[name].slots or ())]
+        by_slot = [
+            name for name in others if slot_name and any(slot.name == slot_name for slot in self.seen[name].slots or ())
+        ]
         if len(by_slot) == 1:
             return by_slot[0]
         by_sender = [name for name in others if self._sender(facts, self.seen[name]) is not None]
@@ -235,7 +241,9 @@ class _Judge:
         fault = facts.fault
         if fault is None:
             return [Reason("not_observed", f"{facts.name} was not observed.", UNREACHABLE)]
-        reasons = [Reason(fault.code, fault.message, UNREACHABLE, value=round(fault.waited_s, 3), limit=self.limits.timeout_s)]
+        reasons = [
+            Reason(fault.code, fault.message, UNREACHABLE, value=round(fault.waited_s, 3), limit=self.limits.timeout_s)
+        ]
         if fault.code not in _SILENT_CODES:
             return reasons
         for name, other in self.seen.items():
@@ -246,7 +254,8 @@ class _Judge:
                 reasons.append(
                     Reason(
                         "frozen",
-                        f"{facts.name} accepts connections and says nothing while its WAL sender is still attached on {name} "
+                        f"{facts.name} accepts connections and says nothing while its WAL sender is still attached on "
+                        f"{name} "
                         f"(last reply {format_s(age)} ago): the server is stopped or starved, not gone.",
                         UNREACHABLE,
                         value=None if age is None else round(age, 3),
@@ -279,13 +288,27 @@ class _Judge:
     def _primary_reasons(self, facts: NodeFacts) -> list[Reason]:
         reasons = self._missing(
             facts,
-            ("system_identifier", "timeline", "flush_lsn", "slots", "senders", "synchronous_standby_names", "read_only"),
+            (
+                "system_identifier",
+                "timeline",
+                "flush_lsn",
+                "slots",
+                "senders",
+                "synchronous_standby_names",
+                "read_only",
+            ),
         )
         reasons += self._identity(facts)
         if len(self.primaries) > 1:
             names = " and ".join(self.primaries)
             reasons.append(
-                Reason("two_primaries", f"{names} are both primaries; fence all but one.", UNHEALTHY, value=len(self.primaries), limit=1)
+                Reason(
+                    "two_primaries",
+                    f"{names} are both primaries; fence all but one.",
+                    UNHEALTHY,
+                    value=len(self.primaries),
+                    limit=1,
+                )
             )
         wanted = required_sync(facts.synchronous_standby_names or "")
         if wanted and facts.senders is not None:
@@ -296,7 +319,8 @@ class _Judge:
                 reasons.append(
                     Reason(
                         "sync_standby_missing",
-                        f"{facts.name} waits for {wanted} synchronous standby(s) and {present} stream(s): commits hang.",
+                        f"{facts.name} waits for {wanted} synchronous standby(s) and {present} stream(s): commits "
+                        f"hang.",
                         UNHEALTHY,
                         value=present,
                         limit=wanted,
@@ -304,7 +328,12 @@ class _Judge:
                 )
         if facts.read_only:
             reasons.append(
-                Reason("read_only", f"default_transaction_read_only is on: {facts.name} takes no writes.", DEGRADED, value=True)
+                Reason(
+                    "read_only",
+                    f"default_transaction_read_only is on: {facts.name} takes no writes.",
+                    DEGRADED,
+                    value=True,
+                )
             )
         if self.limits.heartbeat and facts.marker_error:
             reasons.append(Reason("heartbeat_missed", facts.marker_error, UNHEALTHY))
@@ -312,7 +341,12 @@ class _Judge:
         for slot in facts.slots or ():
             if slot.wal_status == "lost" and slot.name not in claimed:
                 reasons.append(
-                    Reason("unclaimed_slot_lost", f"Slot {slot.name} on {facts.name} is lost; drop it.", DEGRADED, value=slot.name)
+                    Reason(
+                        "unclaimed_slot_lost",
+                        f"Slot {slot.name} on {facts.name} is lost; drop it.",
+                        DEGRADED,
+                        value=slot.name,
+                    )
                 )
         return reasons
 
@@ -337,7 +371,11 @@ class _Judge:
         streaming, receiver_reasons = self._receiver(facts)
         reasons += receiver_reasons
         if facts.replay_paused:
-            reasons.append(Reason("replay_paused", f"Replay is paused on {facts.name}; pg_wal_replay_resume() ends that.", UNHEALTHY))
+            reasons.append(
+                Reason(
+                    "replay_paused", f"Replay is paused on {facts.name}; pg_wal_replay_resume() ends that.", UNHEALTHY
+                )
+            )
         lag_bytes, lag_s, lag_reasons = self._lag(facts, timeline_ok, streaming, verdict.upstream)
         reasons += lag_reasons
         slot, sender, upstream_reasons = self._upstream_reasons(facts, verdict.upstream)
@@ -345,7 +383,9 @@ class _Judge:
         new, conflict_reasons = self._conflicts(facts)
         reasons += conflict_reasons
         if self.limits.heartbeat and facts.marker_s is None:
-            message = facts.marker_error or f"The heartbeat written on the primary was not seen on {facts.name} in time."
+            message = (
+                facts.marker_error or f"The heartbeat written on the primary was not seen on {facts.name} in time."
+            )
             reasons.append(Reason("heartbeat_missed", message, UNHEALTHY, limit=self.limits.timeout_s))
         return (
             dataclasses.replace(
@@ -367,20 +407,32 @@ class _Judge:
             return False, []
         if primary.timeline is None:
             return False, [
-                Reason("timeline_unverified", f"The timeline of the primary {primary.name} is not known.", UNHEALTHY, value=facts.timeline)
+                Reason(
+                    "timeline_unverified",
+                    f"The timeline of the primary {primary.name} is not known.",
+                    UNHEALTHY,
+                    value=facts.timeline,
+                )
             ]
         if facts.timeline == primary.timeline:
-            # Two servers promoted apart from each other pick the same number; only the histories tell. Without them, streaming must do.
+            # Two servers promoted apart from each other pick the same number; only the histories tell.
+            # Without them, streaming must do.
             same = _same_history(facts, primary)
             if same or (same is None and facts.receiver is not None and facts.receiver.status == "streaming"):
                 return True, []
             if same is None:
                 message = (
-                    f"{facts.name} and {primary.name} are both on timeline {facts.timeline}, it streams nothing, and the timeline "
+                    f"{facts.name} and {primary.name} are both on timeline {facts.timeline}, it streams nothing, and "
+                    f"the timeline "
                     "histories cannot be compared; let the login execute headroom.timeline_history(int)."
                 )
-                return False, [Reason("timeline_unverified", message, UNHEALTHY, value=facts.timeline, limit=primary.timeline)]
-            message = f"{facts.name} and {primary.name} are both on timeline {facts.timeline} with different histories; rebuild or rewind it."
+                return False, [
+                    Reason("timeline_unverified", message, UNHEALTHY, value=facts.timeline, limit=primary.timeline)
+                ]
+            message = (
+                f"{facts.name} and {primary.name} are both on timeline {facts.timeline} with different histories; "
+                f"rebuild or rewind it."
+            )
             return False, [Reason("timeline_forked", message, UNHEALTHY, value=facts.timeline, limit=primary.timeline)]
         reached = max((lsn for lsn in (facts.receive_lsn, facts.replay_lsn) if lsn is not None), default=None)
         lineage = same_lineage(facts.timeline, reached, primary.timeline, primary.history)
@@ -388,12 +440,16 @@ class _Judge:
             return True, []
         if lineage is None:
             message = (
-                f"{facts.name} is on timeline {facts.timeline}, {primary.name} on {primary.timeline}, and the timeline history "
+                f"{facts.name} is on timeline {facts.timeline}, {primary.name} on {primary.timeline}, and the "
+                f"timeline history "
                 "cannot be read; let the login execute headroom.timeline_history(int)."
             )
-            return False, [Reason("timeline_unverified", message, UNHEALTHY, value=facts.timeline, limit=primary.timeline)]
+            return False, [
+                Reason("timeline_unverified", message, UNHEALTHY, value=facts.timeline, limit=primary.timeline)
+            ]
         message = (
-            f"{facts.name} is at {format_lsn(reached)} on timeline {facts.timeline}, which is not part of the history of "
+            f"{facts.name} is at {format_lsn(reached)} on timeline {facts.timeline}, which is not part of the history "
+            f"of "
             f"timeline {primary.timeline} of {primary.name}; rewind or rebuild it."
         )
         return False, [Reason("timeline_forked", message, UNHEALTHY, value=facts.timeline, limit=primary.timeline)]
@@ -402,11 +458,17 @@ class _Judge:
         receiver = facts.receiver
         if not facts.receiver_known:
             return False, [
-                Reason("wal_receiver_down", f"The WAL receiver of {facts.name} cannot be seen; grant the login pg_monitor.", UNHEALTHY)
+                Reason(
+                    "wal_receiver_down",
+                    f"The WAL receiver of {facts.name} cannot be seen; grant the login pg_monitor.",
+                    UNHEALTHY,
+                )
             ]
         if receiver is None or receiver.status != "streaming":
             status = receiver.status if receiver else None
-            message = f"{facts.name} streams nothing: its WAL receiver is {status or 'not running'}; its server log says why."
+            message = (
+                f"{facts.name} streams nothing: its WAL receiver is {status or 'not running'}; its server log says why."
+            )
             return False, [Reason("wal_receiver_down", message, UNHEALTHY, value=status, limit="streaming")]
         timeout_s = facts.wal_receiver_timeout_s
         if not timeout_s:
@@ -414,9 +476,18 @@ class _Judge:
         limit = timeout_s * SILENT_SHARE
         if receiver.message_age_s is None or receiver.message_age_s > limit:
             age = receiver.message_age_s
-            message = f"The last message to the WAL receiver of {facts.name} is {format_s(age)} old (limit {format_s(limit)})."
+            message = (
+                f"The last message to the WAL receiver of {facts.name} is {format_s(age)} old (limit "
+                f"{format_s(limit)})."
+            )
             return True, [
-                Reason("wal_receiver_silent", message, DEGRADED, value=None if age is None else round(age, 3), limit=round(limit, 3))
+                Reason(
+                    "wal_receiver_silent",
+                    message,
+                    DEGRADED,
+                    value=None if age is None else round(age, 3),
+                    limit=round(limit, 3),
+                )
             ]
         return True, []
 
@@ -438,14 +509,19 @@ class _Judge:
         if catchup.caught_up_s is None:
             bounds = [catchup.replayed_age_s or 0.0]
             if upstream == self.primary.name and streaming and catchup.advanced and catchup.replayed_age_s is not None:
-                # After a quiet time the last replayed commit is old; what the primary measures while replay advances is closer.
+                # After a quiet time the last replayed commit is old; what the primary measures while
+                # replay advances is closer.
                 sender = self._sender(facts, self.primary)
                 bounds += [sender.replay_lag_s] if sender is not None and sender.replay_lag_s is not None else []
             lag_s: float | None = max(catchup.window_s, min(bounds))
         else:
             lag_s = catchup.caught_up_s if streaming else None
         if lag_bytes is None:
-            reasons.append(Reason("lag_unknown", f"{facts.name} is ahead of the primary on a timeline that is not its own.", UNHEALTHY))
+            reasons.append(
+                Reason(
+                    "lag_unknown", f"{facts.name} is ahead of the primary on a timeline that is not its own.", UNHEALTHY
+                )
+            )
         elif lag_bytes > limits.max_lag_bytes:
             message = f"{facts.name} is {format_bytes(lag_bytes)} behind (limit {format_bytes(limits.max_lag_bytes)})."
             reasons.append(Reason("lag_bytes", message, UNHEALTHY, value=lag_bytes, limit=limits.max_lag_bytes))
@@ -454,10 +530,14 @@ class _Judge:
             reasons.append(Reason("lag_s", message, UNHEALTHY, value=round(lag_s, 3), limit=limits.max_lag_s))
         return lag_bytes, None if lag_s is None else round(lag_s, 3), reasons
 
-    def _upstream_reasons(self, facts: NodeFacts, upstream: str | None) -> tuple[Slot | None, Sender | None, list[Reason]]:
+    def _upstream_reasons(
+        self, facts: NodeFacts, upstream: str | None
+    ) -> tuple[Slot | None, Sender | None, list[Reason]]:
         if upstream is None:
             told = facts.upstream.host if facts.upstream and facts.upstream.host else "an unknown server"
-            message = f"{facts.name} is told to stream from {told}, which is none of the nodes: its slot cannot be checked."
+            message = (
+                f"{facts.name} is told to stream from {told}, which is none of the nodes: its slot cannot be checked."
+            )
             return None, None, [Reason("upstream_unknown", message, DEGRADED)]
         other, reasons = self.seen[upstream], []
         above = self.done.get(upstream)
@@ -467,7 +547,9 @@ class _Judge:
         slot = None
         if facts.slot_name and other.fault is None:
             if other.slots is None:
-                reasons.append(Reason("slot_lost", f"The slots of {upstream} cannot be read.", UNHEALTHY, value=facts.slot_name))
+                reasons.append(
+                    Reason("slot_lost", f"The slots of {upstream} cannot be read.", UNHEALTHY, value=facts.slot_name)
+                )
             else:
                 slot = next((slot for slot in other.slots if slot.name == facts.slot_name), None)
                 reasons += self._slot(facts, upstream, slot)
@@ -489,7 +571,9 @@ class _Judge:
             message = f"Slot {slot.name} on {upstream} is lost: WAL that {facts.name} needs is gone; rebuild it."
             return [Reason("slot_lost", message, UNHEALTHY, value=slot.name)]
         if slot.wal_status == "unreserved":
-            message = f"Slot {slot.name} on {upstream} retains {format_bytes(slot.retained_bytes)} and is about to be lost."
+            message = (
+                f"Slot {slot.name} on {upstream} retains {format_bytes(slot.retained_bytes)} and is about to be lost."
+            )
             return [Reason("slot_unreserved", message, DEGRADED, value=slot.retained_bytes)]
         return []
 
@@ -501,7 +585,9 @@ class _Judge:
         new = facts.conflicts - before if facts.conflicts >= before else facts.conflicts
         if new == 0:
             return 0, []
-        message = f"{new} quer{'y was' if new == 1 else 'ies were'} cancelled on {facts.name} by replay since the last look."
+        message = (
+            f"{new} quer{'y was' if new == 1 else 'ies were'} cancelled on {facts.name} by replay since the last look."
+        )
         return new, [Reason("conflicts", message, DEGRADED, value=new, limit=0)]
 
     def _pooler(self, facts: NodeFacts) -> list[Reason]:
@@ -532,11 +618,20 @@ def conclude(nodes: t.Sequence[NodeVerdict], limits: Limits) -> ClusterVerdict:
     errors: list[dict[str, t.Any]] = []
     if len(primaries) > 1:
         names = [node.name for node in primaries]
-        errors.append({"code": "two_primaries", "message": f"{' and '.join(names)} are both primaries; fence all but one.", "nodes": names})
+        errors.append(
+            {
+                "code": "two_primaries",
+                "message": f"{' and '.join(names)} are both primaries; fence all but one.",
+                "nodes": names,
+            }
+        )
     elif not primaries:
         errors.append({"code": "no_primary", "message": "None of the nodes is a reachable primary.", "nodes": []})
         if not candidates and any(node.role == REPLICA for node in nodes):
-            message = "No failover candidate can be named: the replicas' system identifiers, positions or timeline histories cannot be compared."
+            message = (
+                "No failover candidate can be named: the replicas' system identifiers, positions or timeline "
+                "histories cannot be compared."
+            )
             errors.append({"code": "candidates_unverified", "message": message, "nodes": []})
     # A server that is listed under several names counts once.
     servers = sum(1 for node in nodes if node.same_server_as is None)
@@ -585,7 +680,9 @@ def _sentence(
     parts.append(f"{usable} of {required} required replicas can be used")
     bad = [node for node in nodes if node.verdict != HEALTHY]
     if bad:
-        named = [f"{node.name} ({', '.join(reason.code for reason in node.reasons) or node.verdict})" for node in bad[:3]]
+        named = [
+            f"{node.name} ({', '.join(reason.code for reason in node.reasons) or node.verdict})" for node in bad[:3]
+        ]
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         parts.append(f"look at {', '.join(named)}{more}")
     return f"The cluster is {verdict}: {'; '.join(parts)}."
@@ -595,12 +692,15 @@ def _candidates(nodes: t.Sequence[NodeVerdict], primaries: int) -> tuple[str, ..
     """Order the replicas that could be promoted: least to lose first. Two primaries leave nothing to decide here."""
     if primaries > 1:
         return ()
-    alive = [node for node in nodes if node.role == REPLICA and node.seen != UNREACHABLE and node.same_server_as is None]
+    alive = [
+        node for node in nodes if node.role == REPLICA and node.seen != UNREACHABLE and node.same_server_as is None
+    ]
     alive = [node for node in alive if node.facts.replay_lsn is not None and node.facts.timeline is not None]
     alive = [
         node
         for node in alive
-        if node.facts.system_identifier is not None and not any(reason.code == "system_identifier_mismatch" for reason in node.reasons)
+        if node.facts.system_identifier is not None
+        and not any(reason.code == "system_identifier_mismatch" for reason in node.reasons)
     ]
     if primaries == 1:
         alive = [node for node in alive if node.timeline_ok]

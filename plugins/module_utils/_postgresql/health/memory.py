@@ -18,7 +18,8 @@ FORMAT = "headroom.scale/postgresql_replica_health/1"
 
 @dataclass(frozen=True)
 class Entry:
-    """What is remembered about one node: the reported verdict, another one that was seen, how often in a row, and its last role."""
+    """What is remembered about one node: the reported verdict, another one that was seen, how often in a row, and its
+    last role."""
 
     verdict: str
     pending: str | None = None

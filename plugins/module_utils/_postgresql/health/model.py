@@ -108,8 +108,10 @@ class Upstream:
 class Catchup:
     """One comparison of a replica with the primary's write position, which was read independently and first.
 
-    ``caught_up_s`` is the time it took the replica to replay past ``primary_lsn``; ``None`` when it did not within ``window_s``.
-    ``replayed_age_s`` is the primary's clock minus the commit time of the last transaction that was replayed, and ``advanced`` whether anything
+    ``caught_up_s`` is the time it took the replica to replay past ``primary_lsn``; ``None`` when it did not within
+    ``window_s``.
+    ``replayed_age_s`` is the primary's clock minus the commit time of the last transaction that was replayed, and
+    ``advanced`` whether anything
     was replayed meanwhile.
     """
 
@@ -195,7 +197,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class NodeVerdict:
-    """The judgement on one node. ``seen`` is what this observation says, ``verdict`` what is reported after hysteresis."""
+    """The judgement on one node: ``seen`` by this observation, ``verdict`` as reported after hysteresis."""
 
     spec: NodeSpec
     facts: NodeFacts
@@ -254,7 +256,7 @@ def format_lsn(lsn: int | None) -> str | None:
 
 
 def parse_history(text: str | None) -> tuple[tuple[int, int], ...] | None:
-    """Return the (timeline, switch position) pairs of a timeline history file, oldest first; ``None`` when unreadable."""
+    """Return the (timeline, switch position) pairs of a history file, oldest first; ``None`` when unreadable."""
     if text is None:
         return None
     pairs = []

@@ -4,9 +4,12 @@
 # **PRIVATE** to the collection: may change at any time without notice.
 """Look at all nodes of a cluster at once: one event loop, read only, every node within its own time limit.
 
-The lag is measured against the primary's write position, which is read on the primary's own connection after the replica is ready and before
-the replica is asked; reads of it are shared by the replicas that wait for one, so that fifty replicas cost a few. The heartbeat
-needs no table: a transaction that only emits a WAL message gets an id, and a replica shows the heartbeat once its snapshot sees that id.
+The lag is measured against the primary's write position, which is read on the primary's own connection after the
+replica is ready and before
+the replica is asked; reads of it are shared by the replicas that wait for one, so that fifty replicas cost a few. The
+heartbeat
+needs no table: a transaction that only emits a WAL message gets an id, and a replica shows the heartbeat once its
+snapshot sees that id.
 """
 
 from __future__ import annotations
@@ -53,16 +56,20 @@ FROM pg_stat_replication s
 """
 
 # One row of JSON: whole rows of views travel as they are, so a column that a server version lacks is simply absent.
-_FACTS_SQL = """
-WITH base AS (SELECT pg_is_in_recovery() AS r), settings AS MATERIALIZED (SELECT name, setting, source FROM pg_settings WHERE name IN
-  ('primary_conninfo', 'primary_slot_name', 'synchronous_standby_names', 'wal_receiver_timeout', 'port', 'default_transaction_read_only'))
+_FACTS_SQL = (
+    """
+WITH base AS (SELECT pg_is_in_recovery() AS r), settings AS MATERIALIZED (SELECT name, setting, source FROM pg_settings
+WHERE name IN
+  ('primary_conninfo', 'primary_slot_name', 'synchronous_standby_names', 'wal_receiver_timeout', 'port',
+   'default_transaction_read_only'))
 SELECT json_build_object(
   'in_recovery', r,
   'system_identifier', (SELECT system_identifier::text FROM pg_control_system()),
   'start_us', (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint,
   'flush_lsn', CASE WHEN NOT r THEN pg_current_wal_flush_lsn() END,
   'timeline', CASE
-    WHEN r THEN (SELECT greatest(c.timeline_id, m.min_recovery_end_timeline) FROM pg_control_checkpoint() c, pg_control_recovery() m)
+    WHEN r THEN (SELECT greatest(c.timeline_id, m.min_recovery_end_timeline) FROM pg_control_checkpoint() c,
+    pg_control_recovery() m)
     ELSE ('x' || substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8))::bit(32)::int END,
   'receive_lsn', CASE WHEN r THEN pg_last_wal_receive_lsn() END,
   'replay_lsn', CASE WHEN r THEN pg_last_wal_replay_lsn() END,
@@ -75,9 +82,12 @@ SELECT json_build_object(
   'read_only', (SELECT setting = 'on' AND source NOT IN ('client', 'user', 'session') FROM settings
     WHERE name = 'default_transaction_read_only'),
   'slots', (SELECT coalesce(json_agg(json_build_object(
-      'row', to_json(s), 'inactive_s', extract(epoch FROM clock_timestamp() - (to_json(s) ->> 'inactive_since')::timestamptz))), '[]')
+      'row', to_json(s),
+      'inactive_s', extract(epoch FROM clock_timestamp() - (to_json(s) ->> 'inactive_since')::timestamptz))), '[]')
     FROM pg_replication_slots s),
-  'senders', (""" + _SENDERS_SQL + """),
+  'senders', ("""
+    + _SENDERS_SQL
+    + """),
   'conflicts', (SELECT sum(confl_tablespace + confl_lock + confl_snapshot + confl_bufferpin + confl_deadlock)
     FROM pg_stat_database_conflicts),
   'history_file', has_function_privilege('pg_read_binary_file(text,bigint,bigint,boolean)', 'execute'),
@@ -86,16 +96,20 @@ SELECT json_build_object(
     WHERE n.nspname = 'headroom' AND p.proname = 'timeline_history' AND p.proargtypes::text = '23' AND o.rolsuper)
 ) FROM base
 """
+)
 
 _HISTORY_FILE_SQL = "SELECT convert_from(pg_read_binary_file('pg_wal/{name}.history', 0, 1048576, true), 'UTF8')"
 _HISTORY_FUNCTION_SQL = "SELECT headroom.timeline_history({timeline})"
-_POSITION_SQL = "SELECT json_build_object('lsn', pg_current_wal_flush_lsn(), 'now', extract(epoch FROM clock_timestamp()))"
+_POSITION_SQL = (
+    "SELECT json_build_object('lsn', pg_current_wal_flush_lsn(), 'now', extract(epoch FROM clock_timestamp()))"
+)
 _REPLAY_SQL = """
 SELECT json_build_object('lsn', pg_last_wal_replay_lsn(), 'received', pg_last_wal_receive_lsn(),
   'xact', extract(epoch FROM pg_last_xact_replay_timestamp()))
 """
 _DISK_SQL = """
-SELECT ((SELECT sum(pg_database_size(oid)) FROM pg_database) + (SELECT coalesce(sum(size), 0) FROM pg_ls_waldir()))::bigint
+SELECT ((SELECT sum(pg_database_size(oid)) FROM pg_database) + (SELECT coalesce(sum(size), 0) FROM
+pg_ls_waldir()))::bigint
 """
 _POOLER_SQL = """
 SELECT json_build_object('system_identifier', (SELECT system_identifier::text FROM pg_control_system()),
@@ -104,7 +118,8 @@ SELECT json_build_object('system_identifier', (SELECT system_identifier::text FR
 """
 # The message makes the commit write and flush WAL at once; local commit keeps it from waiting for a lost standby.
 _MARK_SQL = """
-BEGIN READ WRITE; SET LOCAL synchronous_commit = local; SELECT pg_logical_emit_message(true, 'headroom_health', 'heartbeat');
+BEGIN READ WRITE; SET LOCAL synchronous_commit = local;
+SELECT pg_logical_emit_message(true, 'headroom_health', 'heartbeat');
 SELECT pg_current_xact_id()::text; COMMIT
 """
 _SEEN_SQL = "SELECT pg_visible_in_snapshot('{xid}'::xid8, pg_current_snapshot())"
@@ -185,7 +200,7 @@ def observe(specs: t.Sequence[NodeSpec], look: Look) -> dict[str, NodeFacts]:
 
 
 def classify(text: str, used_password: bool = False) -> str | None:
-    """Return the reason code that the message of a failed connection stands for, ``None`` when it says nothing known."""
+    """Return the reason code that the message of a failed connection stands for, ``None`` when it is not known."""
     low = text.lower()
     for part, code in _TEXTS:
         if part in low:
@@ -376,7 +391,11 @@ class _Round:
     async def _server(
         self, spec: NodeSpec, session: _Session, addresses: list[str], deadline: float, decided: _Once, closed: _Once
     ) -> NodeFacts:
-        paused = "pg_get_wal_replay_pause_state() <> 'not paused'" if session.server_version >= 140000 else "pg_is_wal_replay_paused()"
+        paused = (
+            "pg_get_wal_replay_pause_state() <> 'not paused'"
+            if session.server_version >= 140000
+            else "pg_is_wal_replay_paused()"
+        )
         raw = await session.json(_FACTS_SQL.format(paused=paused), deadline)
         facts = dataclasses.replace(
             facts_from_row(spec.name, raw), addresses=tuple(addresses), server_version=session.server_version
@@ -429,7 +448,9 @@ class _Round:
             try:
                 await service.mark.get()
             except Trouble as trouble:
-                marker_error = f"Failed to write the heartbeat on {facts.name}: {trouble}. Use a login that may write there."
+                marker_error = (
+                    f"Failed to write the heartbeat on {facts.name}: {trouble}. Use a login that may write there."
+                )
         grace = max(0.0, deadline - asyncio.get_running_loop().time()) + 0.5
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._replicas_done.wait(), grace)
@@ -486,7 +507,9 @@ class _Round:
                 return dataclasses.replace(facts, catchup=Catchup(primary_lsn, first, caught_up_s, now - read_at, None))
             if now + pause >= end:
                 age = None if row["xact"] is None else primary_now + (now - read_at) - float(row["xact"])
-                return dataclasses.replace(facts, catchup=Catchup(primary_lsn, first, None, now - read_at, age, lsn != first))
+                return dataclasses.replace(
+                    facts, catchup=Catchup(primary_lsn, first, None, now - read_at, age, lsn != first)
+                )
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, POLL_S[1])
 
@@ -499,7 +522,9 @@ class _Round:
         try:
             xid, committed_at = mark.result()
         except Trouble as trouble:
-            return dataclasses.replace(facts, marker_error=f"The heartbeat could not be written on the primary: {trouble}.")
+            return dataclasses.replace(
+                facts, marker_error=f"The heartbeat could not be written on the primary: {trouble}."
+            )
         pause = POLL_S[0]
         # Leave room before the deadline: a heartbeat that is late must not make the node look unreachable.
         end = deadline - 0.05 * self.look.timeout_s
@@ -555,7 +580,8 @@ class _Round:
     # ---- stages of a connection
 
     async def _resolve(self, host: str, port: int, deadline: float) -> list[str]:
-        """Return the addresses of a host; a name is asked for once per round, in a thread that nobody waits for at exit."""
+        """Return the addresses of a host; a name is asked for once per round, in a thread that nobody waits for at
+        exit."""
         if host.startswith("/"):
             return [host]
         with contextlib.suppress(ValueError):
@@ -592,7 +618,7 @@ class _Round:
     async def _connect(
         self, host: str, port: int, deadline: float, direct: bool, addresses: list[str]
     ) -> tuple[_Session, list[str]]:
-        """Log in and return the session and the addresses of the host, which also land in ``addresses`` as soon as they are known.
+        """Log in and return the session and the host's addresses, which also land in ``addresses`` once they are known.
 
         :raises Trouble: with the code of the stage that failed.
         """
@@ -624,8 +650,12 @@ class _Round:
             params["hostaddr"] = address
         if direct:
             # The empty search path keeps objects of other owners out of these queries.
-            params["options"] = f"-c search_path=pg_catalog -c statement_timeout={max(1, int(self.look.timeout_s * 1000))}"
-        attempt = asyncio.ensure_future(psycopg.AsyncConnection.connect(autocommit=True, prepare_threshold=None, **params))
+            params["options"] = (
+                f"-c search_path=pg_catalog -c statement_timeout={max(1, int(self.look.timeout_s * 1000))}"
+            )
+        attempt = asyncio.ensure_future(
+            psycopg.AsyncConnection.connect(autocommit=True, prepare_threshold=None, **params)
+        )
         # A login that takes long gets a witness: how far does a bare connection come in the time that is left?
         done, dummy = await asyncio.wait({attempt}, timeout=left / 2)
         witness = None if done else asyncio.ensure_future(self._probe(address, port, deadline))
@@ -722,7 +752,11 @@ def _startup_packet(user: str, database: str) -> bytes:
 def _one_line(error: BaseException) -> str:
     """Return the first line of a driver's message without the part that repeats the address."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    text = lines[-1] if lines and "Multiple connection attempts" in lines[0] else (lines[0] if lines else type(error).__name__)
+    text = (
+        lines[-1]
+        if lines and "Multiple connection attempts" in lines[0]
+        else (lines[0] if lines else type(error).__name__)
+    )
     for mark in ("FATAL:", "ERROR:", "failed:"):
         if mark in text:
             text = f"{mark if mark != 'failed:' else ''} {text.rsplit(mark, 1)[1].strip()}".strip()

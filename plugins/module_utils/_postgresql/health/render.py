@@ -94,29 +94,35 @@ def _node(node: NodeVerdict, cluster: ClusterVerdict) -> Result:
         "system_identifier": facts.system_identifier,
         "server_version": facts.server_version,
         "replay_paused": facts.replay_paused,
-        "receiver": None
-        if receiver is None
-        else {
-            "status": receiver.status,
-            "message_age_s": None if receiver.message_age_s is None else round(receiver.message_age_s, 3),
-            "sender_host": receiver.sender_host,
-            "sender_port": receiver.sender_port,
-        },
+        "receiver": (
+            None
+            if receiver is None
+            else {
+                "status": receiver.status,
+                "message_age_s": None if receiver.message_age_s is None else round(receiver.message_age_s, 3),
+                "sender_host": receiver.sender_host,
+                "sender_port": receiver.sender_port,
+            }
+        ),
         "upstream": node.upstream,
         "sync_state": node.sync_state,
         "slot": None if node.slot is None else _slot(node.slot),
         "slots": None if facts.slots is None else [_slot(slot) for slot in facts.slots],
-        "standbys": None
-        if facts.senders is None
-        else [
-            {"application_name": sender.application_name, "state": sender.state, "sync_state": sender.sync_state}
-            for sender in facts.senders
-        ],
+        "standbys": (
+            None
+            if facts.senders is None
+            else [
+                {"application_name": sender.application_name, "state": sender.state, "sync_state": sender.sync_state}
+                for sender in facts.senders
+            ]
+        ),
         "synchronous_standby_names": facts.synchronous_standby_names,
         "read_only": facts.read_only,
         "conflicts": {"total": facts.conflicts, "new": node.conflicts_new},
         "data_bytes": facts.data_bytes,
-        "pooler": None if pooler is None else {"where": pooler.where, "fault": pooler.fault.code if pooler.fault else None},
+        "pooler": (
+            None if pooler is None else {"where": pooler.where, "fault": pooler.fault.code if pooler.fault else None}
+        ),
         "same_server_as": node.same_server_as,
     }
 
@@ -141,7 +147,8 @@ def to_table(result: Result) -> list[str]:
             (
                 node["name"],
                 node["verdict"],
-                (node["role"] or "?") + (f" ({node['sync_state']})" if node["sync_state"] in ("sync", "quorum") else ""),
+                (node["role"] or "?")
+                + (f" ({node['sync_state']})" if node["sync_state"] in ("sync", "quorum") else ""),
                 lag_text(node),
                 str(node["timeline"] or "?"),
                 (receiver["status"] or "?") if receiver else "-",
@@ -195,7 +202,11 @@ def to_prometheus(result: Result) -> str:
     family(
         "node_verdict",
         "1 for the verdict on the node.",
-        [({"node": node["name"], "verdict": verdict}, verdict == node["verdict"]) for node in nodes for verdict in VERDICTS],
+        [
+            ({"node": node["name"], "verdict": verdict}, verdict == node["verdict"])
+            for node in nodes
+            for verdict in VERDICTS
+        ],
     )
     family(
         "node_reason",
@@ -206,7 +217,11 @@ def to_prometheus(result: Result) -> str:
             for code, severity in sorted({(reason["code"], reason["severity"]) for reason in node["reasons"]})
         ],
     )
-    family("node_primary", "Whether the node is a primary.", [({"node": n["name"]}, n["role"] == PRIMARY) for n in nodes if n["role"]])
+    family(
+        "node_primary",
+        "Whether the node is a primary.",
+        [({"node": n["name"]}, n["role"] == PRIMARY) for n in nodes if n["role"]],
+    )
     family("node_in_read_pool", "Whether reads may go to the node.", per_node("in_read_pool"))
     family("node_lag_bytes", "WAL written on the primary and not replayed on the node.", per_node("lag_bytes"))
     family("node_lag_seconds", "Time that the node is behind the primary.", per_node("lag_s"))
@@ -219,7 +234,11 @@ def to_prometheus(result: Result) -> str:
         "Age of the last message to the WAL receiver.",
         [({"node": node["name"]}, node["receiver"]["message_age_s"]) for node in nodes if node["receiver"]],
     )
-    family("node_conflicts", "Queries cancelled by replay.", [({"node": node["name"]}, node["conflicts"]["total"]) for node in nodes])
+    family(
+        "node_conflicts",
+        "Queries cancelled by replay.",
+        [({"node": node["name"]}, node["conflicts"]["total"]) for node in nodes],
+    )
     slots = [(node["name"], slot) for node in nodes for slot in node["slots"] or ()]
     family(
         "slot_retained_bytes",
@@ -227,7 +246,9 @@ def to_prometheus(result: Result) -> str:
         [({"node": name, "slot": slot["name"]}, slot["retained_bytes"]) for name, slot in slots],
     )
     family(
-        "slot_active", "Whether a replication slot is in use.", [({"node": name, "slot": slot["name"]}, slot["active"]) for name, slot in slots]
+        "slot_active",
+        "Whether a replication slot is in use.",
+        [({"node": name, "slot": slot["name"]}, slot["active"]) for name, slot in slots],
     )
     return "\n".join(lines) + "\n"
 
@@ -246,25 +267,37 @@ _STYLE = """
 :root { color-scheme: light dark; --bg:#fbfbfa; --card:#fff; --ink:#1c2024; --soft:#60646c; --line:#d9d9e0;
  --healthy:#1a7f4b; --degraded:#9a6700; --unhealthy:#c62a2f; --unreachable:#6f42a8;
  --healthy-bg:#e6f5ec; --degraded-bg:#fff4d5; --unhealthy-bg:#ffe9e8; --unreachable-bg:#f2eafc; }
-@media (prefers-color-scheme: dark) { :root { --bg:#111214; --card:#1a1c1f; --ink:#edeef0; --soft:#a8adb5; --line:#363a3f;
+@media (prefers-color-scheme: dark) { :root { --bg:#111214; --card:#1a1c1f; --ink:#edeef0; --soft:#a8adb5;
+ --line:#363a3f;
  --healthy:#5bd197; --degraded:#f0c24b; --unhealthy:#ff8a84; --unreachable:#c4a5f5;
  --healthy-bg:#12291d; --degraded-bg:#2f2508; --unhealthy-bg:#3a1516; --unreachable-bg:#271b3a; } }
-* { box-sizing:border-box } body { margin:0; background:var(--bg); color:var(--ink); font:15px/1.5 system-ui,sans-serif }
+* { box-sizing:border-box }
+body { margin:0; background:var(--bg); color:var(--ink); font:15px/1.5 system-ui,sans-serif }
 main { max-width:1180px; margin:0 auto; padding:24px 20px 48px }
 header { border-left:6px solid var(--v); background:var(--vb); padding:16px 20px; border-radius:6px }
-h1 { margin:0 0 4px; font-size:24px } h2 { font-size:17px; margin:28px 0 10px } p { margin:0 } .soft { color:var(--soft) }
+h1 { margin:0 0 4px; font-size:24px } h2 { font-size:17px; margin:28px 0 10px } p { margin:0 }
+.soft { color:var(--soft) }
 .healthy { --v:var(--healthy); --vb:var(--healthy-bg) } .degraded { --v:var(--degraded); --vb:var(--degraded-bg) }
-.unhealthy { --v:var(--unhealthy); --vb:var(--unhealthy-bg) } .unreachable { --v:var(--unreachable); --vb:var(--unreachable-bg) }
+.unhealthy { --v:var(--unhealthy); --vb:var(--unhealthy-bg) }
+.unreachable { --v:var(--unreachable); --vb:var(--unreachable-bg) }
 .card { background:var(--card); border:1px solid var(--line); border-radius:6px; padding:14px; overflow-x:auto }
-.facts { display:flex; flex-wrap:wrap; gap:8px 28px; margin-top:14px } .facts b { display:block; font-size:12px; font-weight:600; color:var(--soft) }
+.facts { display:flex; flex-wrap:wrap; gap:8px 28px; margin-top:14px }
+.facts b { display:block; font-size:12px; font-weight:600; color:var(--soft) }
 .facts span { overflow-wrap:anywhere }
-.note { font-size:12px; margin-top:10px } svg { display:block } svg text { font:13px ui-monospace,Menlo,Consolas,"DejaVu Sans Mono",monospace; fill:var(--ink) }
-svg .box { fill:var(--vb); stroke:var(--v); stroke-width:1.5 } svg .icon { fill:var(--v); font-weight:700 } svg .sub { font-size:11px; fill:var(--soft) }
-svg .edge { fill:none; stroke:var(--line); stroke-width:1.5 } svg .frame { fill:none; stroke:var(--line) } svg .edge.cut { stroke:var(--v); stroke-dasharray:5 4 }
-table { border-collapse:collapse; width:100%; font-size:14px } th,td { text-align:left; vertical-align:top; padding:7px 10px; border-bottom:1px solid var(--line) }
-th { font-size:12px; color:var(--soft) } td.name { overflow-wrap:anywhere; min-width:170px; font-weight:600 } td ul { margin:0; padding-left:16px }
-.tag { display:inline-block; white-space:nowrap; color:var(--v); background:var(--vb); border:1px solid var(--v); border-radius:4px; padding:0 7px; font-size:13px }
-.lag { display:flex; align-items:center; gap:12px } .lag code { flex:0 0 130px; white-space:nowrap } .bar { flex:1; position:relative; height:12px; background:var(--line); border-radius:3px; min-width:120px }
+.note { font-size:12px; margin-top:10px } svg { display:block }
+svg text { font:13px ui-monospace,Menlo,Consolas,"DejaVu Sans Mono",monospace; fill:var(--ink) }
+svg .box { fill:var(--vb); stroke:var(--v); stroke-width:1.5 } svg .icon { fill:var(--v); font-weight:700 }
+svg .sub { font-size:11px; fill:var(--soft) }
+svg .edge { fill:none; stroke:var(--line); stroke-width:1.5 } svg .frame { fill:none; stroke:var(--line) }
+svg .edge.cut { stroke:var(--v); stroke-dasharray:5 4 }
+table { border-collapse:collapse; width:100%; font-size:14px }
+th,td { text-align:left; vertical-align:top; padding:7px 10px; border-bottom:1px solid var(--line) }
+th { font-size:12px; color:var(--soft) } td.name { overflow-wrap:anywhere; min-width:170px; font-weight:600 }
+td ul { margin:0; padding-left:16px }
+.tag { display:inline-block; white-space:nowrap; color:var(--v); background:var(--vb); border:1px solid var(--v);
+ border-radius:4px; padding:0 7px; font-size:13px }
+.lag { display:flex; align-items:center; gap:12px } .lag code { flex:0 0 130px; white-space:nowrap }
+.bar { flex:1; position:relative; height:12px; background:var(--line); border-radius:3px; min-width:120px }
 .bar i { position:absolute; left:0; top:0; bottom:0; background:var(--v); border-radius:3px; min-width:2px }
 .bar u { position:absolute; top:-3px; bottom:-3px; width:2px; background:var(--ink) }
 code { font:12px ui-monospace,Menlo,Consolas,"DejaVu Sans Mono",monospace }
@@ -285,7 +318,8 @@ def _e(value: t.Any) -> str:
 
 
 def shorten(text: str, length: int = _NAME) -> str:
-    """Return ``text`` with its middle left out when it is longer than ``length`` characters: both ends tell names apart."""
+    """Return ``text`` with its middle left out when it is longer than ``length`` characters: both ends tell names
+    apart."""
     if len(text) <= length:
         return text
     tail = (length - 1) // 2
@@ -306,13 +340,16 @@ def _walk(trees: t.Iterable[Result]) -> t.Iterator[Result]:
 class _Drawing:
     """The streaming tree as an SVG: roots on the left, verdict as colour, sign and word, lag on the edges.
 
-    Many leaves of one node are drawn as a framed grid with the lag in the boxes, so that fifty nodes fit a screen or two.
+    Many leaves of one node are drawn as a framed grid with the lag in the boxes, so that fifty nodes fit a screen or
+    two.
     """
 
     def __init__(self, result: Result) -> None:
         self.nodes = {node["name"]: node for node in result["nodes"]}
         texts = [len(label_of(name)) * _CHAR for name in self.nodes]
-        grid = any(sum(not child["children"] for child in tree["children"]) > _MANY for tree in _walk(result["topology"]))
+        grid = any(
+            sum(not child["children"] for child in tree["children"]) > _MANY for tree in _walk(result["topology"])
+        )
         texts += [len(self._sub(node, grid)) * _SMALL for node in self.nodes.values()]
         self.box_w = max(150.0, 46 + max(texts, default=0.0))
         self.step = self.box_w + _LABEL
@@ -338,7 +375,8 @@ class _Drawing:
         self.bottom = max(self.bottom, middle + _ROW / 2)
         self.parts.append(
             f'<g class="{_e(node["verdict"])}"><title>{_e(name)}: {_e(node["verdict"])}</title>'
-            f'<rect class="box" x="{x:.1f}" y="{middle - _ROW / 2:.1f}" width="{self.box_w:.1f}" height="{_ROW}" rx="6"/>'
+            f'<rect class="box" x="{x:.1f}" y="{middle - _ROW / 2:.1f}" width="{self.box_w:.1f}" height="{_ROW}" '
+            f'rx="6"/>'
             f'<text class="icon" x="{x + 12:.1f}" y="{middle - 3:.1f}">{_ICONS[node["verdict"]]}</text>'
             f'<text x="{x + 30:.1f}" y="{middle - 3:.1f}">{_e(label_of(name))}</text>'
             f'<text class="sub" x="{x + 30:.1f}" y="{middle + 14:.1f}">{_e(self._sub(node, grid))}</text></g>'
@@ -361,7 +399,9 @@ class _Drawing:
         """Draw a node and what is below it; return the middle of its box."""
         x = depth * self.step
         leaves = [child["name"] for child in tree["children"] if not child["children"]]
-        branches = tree["children"] if len(leaves) <= _MANY else [child for child in tree["children"] if child["children"]]
+        branches = (
+            tree["children"] if len(leaves) <= _MANY else [child for child in tree["children"] if child["children"]]
+        )
         middles = [(child["name"], self._place(child, depth + 1)) for child in branches]
         grid = self._grid(leaves, x + self.step) if len(leaves) > _MANY else None
         anchors = [middle for dummy, middle in middles] + ([grid] if grid is not None else [])
@@ -388,7 +428,8 @@ class _Drawing:
         width = columns * (self.box_w + _GAP) - _GAP + 20
         height = rows * (_ROW + _GAP) - _GAP + 20
         self.parts.append(
-            f'<rect class="frame" x="{x - 10:.1f}" y="{top - _ROW / 2 - 10:.1f}" width="{width:.1f}" height="{height:.1f}" rx="8"/>'
+            f'<rect class="frame" x="{x - 10:.1f}" y="{top - _ROW / 2 - 10:.1f}" width="{width:.1f}" '
+            f'height="{height:.1f}" rx="8"/>'
         )
         self.right = max(self.right, x - 10 + width)
         self.bottom += 10
@@ -400,7 +441,8 @@ class _Drawing:
         # A drawing that is somewhat too wide is scaled, a very wide one scrolls.
         style = "max-width:100%;height:auto" if width < _WIDEST else ""
         return (
-            f'<svg role="img" style="{style}" aria-label="Streaming topology" width="{width:.0f}" height="{height:.0f}" '
+            f'<svg role="img" style="{style}" aria-label="Streaming topology" width="{width:.0f}" '
+            f'height="{height:.0f}" '
             f'viewBox="-2 -2 {width:.0f} {height:.0f}">' + "".join(self.parts) + "</svg>"
         )
 
@@ -423,12 +465,16 @@ def to_html(result: Result) -> str:
     bars, rows = [], []
     for node in result["nodes"]:
         name = _e(node["name"])
-        reasons = "".join(f"<li><code>{_e(reason['code'])}</code> {_e(reason['message'])}</li>" for reason in node["reasons"])
+        reasons = "".join(
+            f"<li><code>{_e(reason['code'])}</code> {_e(reason['message'])}</li>" for reason in node["reasons"]
+        )
         seen = "" if node["seen"] == node["verdict"] else f'<div class="soft">seen: {_e(node["seen"])}</div>'
         rows.append(
-            f'<tr class="{_e(node["verdict"])}"><td class="name">{name}<div class="soft"><code>{_e(node["host"])}:{_e(node["port"])}</code></div></td>'
+            f'<tr class="{_e(node["verdict"])}"><td class="name">{name}<div '
+            f'class="soft"><code>{_e(node["host"])}:{_e(node["port"])}</code></div></td>'
             f'<td><span class="tag">{_ICONS[node["verdict"]]} {_e(node["verdict"])}</span>{seen}</td>'
-            f"<td>{_e(node['role'] or 'unknown')}</td><td>{_e(node['upstream'] or '–')}</td><td>{_e(node['timeline'] or '?')}</td>"
+            f"<td>{_e(node['role'] or 'unknown')}</td><td>{_e(node['upstream'] or '–')}</td>"
+            f"<td>{_e(node['timeline'] or '?')}</td>"
             f"<td>{f'<ul>{reasons}</ul>' if reasons else '<span class=soft>nothing to report</span>'}</td></tr>"
         )
         if node["role"] == PRIMARY:
@@ -438,7 +484,10 @@ def to_html(result: Result) -> str:
             f"<td>{_bar(node['lag_bytes'], limits['max_lag_bytes'], format_bytes(node['lag_bytes']))}</td>"
             f"<td>{_bar(node['lag_s'], limits['max_lag_s'], format_s(node['lag_s']))}</td></tr>"
         )
-    errors = "".join(f'<p><span class="tag unhealthy">{_e(error["code"])}</span> {_e(error["message"])}</p>' for error in result["errors"])
+    errors = "".join(
+        f'<p><span class="tag unhealthy">{_e(error["code"])}</span> {_e(error["message"])}</p>'
+        for error in result["errors"]
+    )
     facts = "".join(
         f"<div><b>{_e(title)}</b><span>{_e(text)}</span></div>"
         for title, text in (
@@ -453,13 +502,18 @@ def to_html(result: Result) -> str:
     )
     verdict = _e(result["verdict"])
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        'content="width=device-width,initial-scale=1">'
         f"<title>{_e(_HEADLINES[result['verdict']])}</title><style>{_STYLE}</style></head><body><main>"
-        f'<header class="{verdict}"><h1>{_e(_HEADLINES[result["verdict"]])}</h1><p>{_e(result["summary"]["text"])}</p>{errors}</header>'
+        f'<header class="{verdict}"><h1>{_e(_HEADLINES[result["verdict"]])}</h1>'
+        f'<p>{_e(result["summary"]["text"])}</p>{errors}</header>'
         f'<div class="facts">{facts}</div>'
-        f'<h2>Who streams from whom</h2><div class="card">{_Drawing(result).svg()}<p class="soft note">On the lines: how far behind the primary. Dashed: nothing is streamed.</p></div>'
+        f'<h2>Who streams from whom</h2><div class="card">{_Drawing(result).svg()}<p class="soft note">On the lines: '
+        f"how far behind the primary. Dashed: nothing is streamed.</p></div>"
         + (f'<h2>Lag</h2><div class="card"><table>{lag_head}{"".join(bars)}</table></div>' if bars else "")
-        + '<h2>Nodes</h2><div class="card"><table><tr><th>Node</th><th>Verdict</th><th>Role</th><th>Streams from</th><th>Timeline</th><th>Why</th></tr>'
+        + '<h2>Nodes</h2><div class="card"><table><tr>'
+        + "".join(f"<th>{title}</th>" for title in ("Node", "Verdict", "Role", "Streams from", "Timeline", "Why"))
+        + "</tr>"
         + "".join(rows)
         + "</table></div></main></body></html>\n"
     )

@@ -1,7 +1,8 @@
 # Copyright: headroom.scale contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A cluster that is well: one primary, two replicas, one of them with a cascading replica. Tests change what they are about."""
+"""A cluster that is well: one primary, two replicas, one of them with a cascading replica. Tests change what they are
+about."""
 
 from __future__ import annotations
 

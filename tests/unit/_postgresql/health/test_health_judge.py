@@ -45,7 +45,9 @@ MIB = 1048576
 
 def fault(name: str, code: str, waited_s: float = 5.0, **changes: t.Any) -> NodeFacts:
     """Return the facts of a node that could not be looked at."""
-    return NodeFacts(name=name, fault=Fault(code, f"{name}: {code}", waited_s), addresses=(f"10.0.0.{name[2:]}",), **changes)
+    return NodeFacts(
+        name=name, fault=Fault(code, f"{name}: {code}", waited_s), addresses=(f"10.0.0.{name[2:]}",), **changes
+    )
 
 
 def with_sender(name: str, **changes: t.Any) -> NodeFacts:
@@ -75,7 +77,13 @@ CASES: list[tuple[str, dict[str, NodeFacts], str, str, set[str]]] = [
         {"wal_receiver_down"},
     ),
     ("dead receiver, idle primary", {"pg3": replica("pg3", **DEAD)}, "pg3", "unhealthy", {"wal_receiver_down"}),
-    ("replay paused", {"pg3": replica("pg3", replay_paused=True, **behind(232, 1.0))}, "pg3", "unhealthy", {"replay_paused"}),
+    (
+        "replay paused",
+        {"pg3": replica("pg3", replay_paused=True, **behind(232, 1.0))},
+        "pg3",
+        "unhealthy",
+        {"replay_paused"},
+    ),
     (
         "forked timeline that streams nothing yet",
         {"pg3": replica("pg3", timeline=2, history=((1, LSN - 100),))},
@@ -94,7 +102,10 @@ CASES: list[tuple[str, dict[str, NodeFacts], str, str, set[str]]] = [
     (
         "lost slot",
         {
-            "pg1": primary(slots=(slot("pg2"), slot("pg3", wal_status="lost", active=False, active_pid=None)), senders=(sender("pg2"),)),
+            "pg1": primary(
+                slots=(slot("pg2"), slot("pg3", wal_status="lost", active=False, active_pid=None)),
+                senders=(sender("pg2"),),
+            ),
             "pg3": replica("pg3", **DEAD),
         },
         "pg3",
@@ -117,22 +128,66 @@ CASES: list[tuple[str, dict[str, NodeFacts], str, str, set[str]]] = [
     ("idle and well", {}, "pg3", "healthy", set()),
     (
         "pooler down, server up",
-        {"pg2": replica("pg2", slots=(slot("pg4"),), senders=(sender("pg4"),), pooler=pooler(fault=Fault("connection_refused", "refused")))},
+        {
+            "pg2": replica(
+                "pg2",
+                slots=(slot("pg4"),),
+                senders=(sender("pg4"),),
+                pooler=pooler(fault=Fault("connection_refused", "refused")),
+            )
+        },
         "pg2",
         "unhealthy",
         {"pooler_unreachable"},
     ),
     # beyond the failures that everybody knows
-    ("slot about to be lost", {"pg1": primary(slots=(slot("pg2"), slot("pg3", wal_status="unreserved")))}, "pg3", "degraded", {"slot_unreserved"}),
+    (
+        "slot about to be lost",
+        {"pg1": primary(slots=(slot("pg2"), slot("pg3", wal_status="unreserved")))},
+        "pg3",
+        "degraded",
+        {"slot_unreserved"},
+    ),
     ("catching up", {"pg1": with_sender("pg3", state="catchup")}, "pg3", "degraded", {"not_streaming"}),
-    ("silent receiver", {"pg3": replica("pg3", receiver=Receiver("streaming", 1, 46.0, "pg1.lab", 5432))}, "pg3", "degraded", {"wal_receiver_silent"}),
-    ("another cluster", {"pg3": replica("pg3", system_identifier="1")}, "pg3", "unhealthy", {"system_identifier_mismatch"}),
+    (
+        "silent receiver",
+        {"pg3": replica("pg3", receiver=Receiver("streaming", 1, 46.0, "pg1.lab", 5432))},
+        "pg3",
+        "degraded",
+        {"wal_receiver_silent"},
+    ),
+    (
+        "another cluster",
+        {"pg3": replica("pg3", system_identifier="1")},
+        "pg3",
+        "unhealthy",
+        {"system_identifier_mismatch"},
+    ),
     ("read-only primary", {"pg1": primary(read_only=True)}, "pg1", "degraded", {"read_only"}),
-    ("synchronous standby missing", {"pg1": primary(synchronous_standby_names="FIRST 1 (pg9)")}, "pg1", "unhealthy", {"sync_standby_missing"}),
-    ("upstream under another name", {"pg3": replica("pg3", slot_name="", receiver=Receiver("streaming", 1, 1.0, "elsewhere", 5432))}, "pg3", "healthy", set()),
+    (
+        "synchronous standby missing",
+        {"pg1": primary(synchronous_standby_names="FIRST 1 (pg9)")},
+        "pg1",
+        "unhealthy",
+        {"sync_standby_missing"},
+    ),
+    (
+        "upstream under another name",
+        {"pg3": replica("pg3", slot_name="", receiver=Receiver("streaming", 1, 1.0, "elsewhere", 5432))},
+        "pg3",
+        "healthy",
+        set(),
+    ),
     (
         "pooler refuses the login",
-        {"pg2": replica("pg2", slots=(slot("pg4"),), senders=(sender("pg4"),), pooler=pooler(fault=Fault("authentication_failed", "no")))},
+        {
+            "pg2": replica(
+                "pg2",
+                slots=(slot("pg4"),),
+                senders=(sender("pg4"),),
+                pooler=pooler(fault=Fault("authentication_failed", "no")),
+            )
+        },
         "pg2",
         "degraded",
         {"pooler_unverified"},
@@ -144,12 +199,22 @@ CASES: list[tuple[str, dict[str, NodeFacts], str, str, set[str]]] = [
         "degraded",
         {"pooler_elsewhere"},
     ),
-    ("lost slot of nobody", {"pg1": primary(slots=(slot("pg2"), slot("pg3"), slot("pg9", wal_status="lost")))}, "pg1", "degraded", {"unclaimed_slot_lost"}),
+    (
+        "lost slot of nobody",
+        {"pg1": primary(slots=(slot("pg2"), slot("pg3"), slot("pg9", wal_status="lost")))},
+        "pg1",
+        "degraded",
+        {"unclaimed_slot_lost"},
+    ),
 ]
 
 
-@pytest.mark.parametrize(("changes", "name", "verdict", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_each_failure_has_its_own_reason(changes: dict[str, NodeFacts], name: str, verdict: str, expected: set[str]) -> None:
+@pytest.mark.parametrize(
+    ("changes", "name", "verdict", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
+)
+def test_each_failure_has_its_own_reason(
+    changes: dict[str, NodeFacts], name: str, verdict: str, expected: set[str]
+) -> None:
     node = judged(cluster(**changes))[1][name]
     assert (node.seen, codes(node)) == (verdict, expected)
 
@@ -161,7 +226,13 @@ def test_a_cluster_that_is_well() -> None:
     assert verdict.read_pool == ("pg2", "pg3", "pg4")
     assert verdict.failover_candidates == ("pg2", "pg3", "pg4")
     assert verdict.topology == (
-        {"name": "pg1", "children": [{"name": "pg2", "children": [{"name": "pg4", "children": []}]}, {"name": "pg3", "children": []}]},
+        {
+            "name": "pg1",
+            "children": [
+                {"name": "pg2", "children": [{"name": "pg4", "children": []}]},
+                {"name": "pg3", "children": []},
+            ],
+        },
     )
     assert nodes["pg3"].lag_bytes == 0 and nodes["pg3"].lag_s == 0
 
@@ -196,7 +267,9 @@ def test_lag_in_seconds_is_at_least_the_window_and_else_the_age_of_the_last_tran
 
 def test_after_a_quiet_time_the_primary_knows_the_lag_of_a_replica_that_advances() -> None:
     def lag_s(advanced: bool, replay_lag_s: float | None, **changes: t.Any) -> float | None:
-        facts = dataclasses.replace(replica("pg3"), catchup=Catchup(LSN, LSN - MIB, None, 0.9, 300.0, advanced), **changes)
+        facts = dataclasses.replace(
+            replica("pg3"), catchup=Catchup(LSN, LSN - MIB, None, 0.9, 300.0, advanced), **changes
+        )
         return judged(cluster(pg1=with_sender("pg3", replay_lag_s=replay_lag_s), pg3=facts))[1]["pg3"].lag_s
 
     assert lag_s(True, 2.5) == 2.5 and lag_s(True, 0.1) == 0.9
@@ -281,7 +354,14 @@ def test_the_same_timeline_number_by_another_way_is_a_fork() -> None:
 
 def test_without_a_primary_unreadable_histories_leave_no_candidate_and_say_so() -> None:
     changes = {"timeline": 2, "history": None, "catchup": None, "receiver": None}
-    verdict = judged(cluster(pg1=fault("pg1", "dns_failure"), pg2=replica("pg2", **changes), pg3=replica("pg3", **changes), pg4=fault("pg4", "x")))[0]
+    verdict = judged(
+        cluster(
+            pg1=fault("pg1", "dns_failure"),
+            pg2=replica("pg2", **changes),
+            pg3=replica("pg3", **changes),
+            pg4=fault("pg4", "x"),
+        )
+    )[0]
     assert verdict.failover_candidates == ()
     assert [error["code"] for error in verdict.errors] == ["no_primary", "candidates_unverified"]
 
@@ -302,7 +382,9 @@ def test_conflicts_are_those_since_the_last_look() -> None:
 
 
 def test_heartbeat_that_was_not_seen() -> None:
-    seen = cluster(pg2=dataclasses.replace(cluster()["pg2"], marker_s=0.01), pg4=replica("pg4", upstream="pg2", marker_s=0.02))
+    seen = cluster(
+        pg2=dataclasses.replace(cluster()["pg2"], marker_s=0.01), pg4=replica("pg4", upstream="pg2", marker_s=0.02)
+    )
     nodes = judged(seen, Limits(heartbeat=True))[1]
     assert codes(nodes["pg3"]) == {"heartbeat_missed"} and nodes["pg2"].seen == "healthy"
 
@@ -316,7 +398,16 @@ def test_the_requirement_counts_degraded_replicas_and_the_verdict_tells() -> Non
 
 @pytest.mark.parametrize(
     ("names", "expected"),
-    [("", 0), ("  ", 0), ("pg2", 1), ("pg2, pg3", 1), ("FIRST 2 (a, b)", 2), ("any 3(a,b,c)", 3), ("2 (a, b)", 2), ("*", 1)],
+    [
+        ("", 0),
+        ("  ", 0),
+        ("pg2", 1),
+        ("pg2, pg3", 1),
+        ("FIRST 2 (a, b)", 2),
+        ("any 3(a,b,c)", 3),
+        ("2 (a, b)", 2),
+        ("*", 1),
+    ],
 )
 def test_required_synchronous_standbys(names: str, expected: int) -> None:
     assert judge.required_sync(names) == expected
@@ -366,7 +457,11 @@ def replicas(draw: st.DrawFn, name: str) -> NodeFacts:
     lsn = draw(LSNS)
     caught = draw(st.one_of(st.none(), st.floats(0, 1)))
     receiver = Receiver(
-        draw(st.sampled_from(["streaming", "waiting", None])), 1, draw(st.one_of(st.none(), st.floats(0, 100))), "pg1.lab", 5432
+        draw(st.sampled_from(["streaming", "waiting", None])),
+        1,
+        draw(st.one_of(st.none(), st.floats(0, 100))),
+        "pg1.lab",
+        5432,
     )
     return replica(
         name,
@@ -379,7 +474,9 @@ def replicas(draw: st.DrawFn, name: str) -> NodeFacts:
         conflicts=draw(st.integers(0, 3)),
         marker_s=draw(st.one_of(st.none(), st.floats(0, 5))),
         flush_lsn=LSN,
-        catchup=draw(st.sampled_from([None, Catchup(LSN, lsn, caught, 1.0, draw(st.one_of(st.none(), st.floats(0, 90))))])),
+        catchup=draw(
+            st.sampled_from([None, Catchup(LSN, lsn, caught, 1.0, draw(st.one_of(st.none(), st.floats(0, 90))))])
+        ),
     )
 
 
@@ -389,9 +486,15 @@ SYSTEM_ID = primary().system_identifier
 @st.composite
 def clusters(draw: st.DrawFn) -> dict[str, NodeFacts]:
     """Draw a primary in some state and two replicas in any state."""
-    slots = tuple(slot(name, wal_status=draw(st.sampled_from(["reserved", "unreserved", "lost"]))) for name in ("pg2", "pg3"))
+    slots = tuple(
+        slot(name, wal_status=draw(st.sampled_from(["reserved", "unreserved", "lost"]))) for name in ("pg2", "pg3")
+    )
     senders = tuple(
-        sender(name, state=draw(st.sampled_from(["streaming", "catchup"])), sync_state=draw(st.sampled_from(["async", "sync"])))
+        sender(
+            name,
+            state=draw(st.sampled_from(["streaming", "catchup"])),
+            sync_state=draw(st.sampled_from(["async", "sync"])),
+        )
         for name in ("pg2", "pg3")
     )
     leader = primary(
@@ -427,8 +530,15 @@ DROPPABLE = (
 
 
 @settings(max_examples=400, deadline=None)
-@given(seen=clusters(), name=st.sampled_from(["pg1", "pg2", "pg3"]), field=st.sampled_from(DROPPABLE), heartbeat=st.booleans())
-def test_dropping_a_fact_never_improves_the_node_or_the_cluster(seen: t.Any, name: str, field: str, heartbeat: bool) -> None:
+@given(
+    seen=clusters(),
+    name=st.sampled_from(["pg1", "pg2", "pg3"]),
+    field=st.sampled_from(DROPPABLE),
+    heartbeat=st.booleans(),
+)
+def test_dropping_a_fact_never_improves_the_node_or_the_cluster(
+    seen: t.Any, name: str, field: str, heartbeat: bool
+) -> None:
     limits = Limits(heartbeat=heartbeat)
     before, nodes = judged(seen, limits)
     after, nodes_after = judged({**seen, name: dataclasses.replace(seen[name], **{field: None})}, limits)

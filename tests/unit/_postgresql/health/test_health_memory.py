@@ -1,7 +1,7 @@
 # Copyright: headroom.scale contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Memory between looks: a reported verdict changes only after enough looks agree, and a damaged file is not believed."""
+"""Memory between looks: a verdict changes only after enough looks agree, and a damaged file is not believed."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, os.path.dirname(__file__))
 
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.health.memory import (  # noqa: E402
+    FORMAT,
     Entry,
     Memory,
     advance,
@@ -87,8 +88,8 @@ def test_nodes_that_are_gone_are_forgotten_and_counters_outlive_a_node_that_cann
         '{"format": "headroom.scale/postgresql_replica_health/1"}',
         '{"format": "headroom.scale/postgresql_replica_health/1", "nodes": {"pg2": 1}}',
         '{"format": "headroom.scale/postgresql_replica_health/1", "nodes": {"pg2": {"verdict": "fine"}}}',
-        '{"format": "headroom.scale/postgresql_replica_health/1", "nodes": {"pg2": {"verdict": "healthy", "count": "2"}}}',
-        '{"format": "headroom.scale/postgresql_replica_health/1", "nodes": {"pg2": {"verdict": "healthy", "conflicts": true}}}',
+        '{"format": "%s", "nodes": {"pg2": {"verdict": "healthy", "count": "2"}}}' % FORMAT,
+        '{"format": "%s", "nodes": {"pg2": {"verdict": "healthy", "conflicts": true}}}' % FORMAT,
     ],
 )
 def test_a_damaged_file_is_refused(text: str) -> None:

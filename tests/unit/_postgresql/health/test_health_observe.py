@@ -1,7 +1,8 @@
 # Copyright: headroom.scale contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Looking, without a server of PostgreSQL: what messages and rows mean, and stages told apart against sockets that misbehave."""
+"""Looking, without a server of PostgreSQL: what messages and rows mean, and stages told apart against sockets that
+misbehave."""
 
 from __future__ import annotations
 
@@ -32,7 +33,10 @@ pytest.importorskip("psycopg")
         ("FATAL:  the database system is in recovery mode", "starting_up"),
         ("FATAL:  the database system is shutting down", "shutting_down"),
         ("FATAL:  sorry, too many clients already", "too_many_connections"),
-        ("FATAL:  remaining connection slots are reserved for roles with the SUPERUSER attribute", "too_many_connections"),
+        (
+            "FATAL:  remaining connection slots are reserved for roles with the SUPERUSER attribute",
+            "too_many_connections",
+        ),
         ("server does not support SSL, but SSL was required", "tls_refused"),
         ("SSL error: certificate verify failed", "tls_refused"),
         ('FATAL:  database "x" does not exist', "database_missing"),
@@ -45,11 +49,19 @@ def test_what_a_failed_login_says(text: str, code: str | None) -> None:
 
 
 def test_a_message_in_another_language_after_a_password_was_sent() -> None:
-    assert observe.classify("FATAL:  Passwort-Authentifizierung fehlgeschlagen", used_password=True) == "authentication_failed"
+    assert (
+        observe.classify("FATAL:  Passwort-Authentifizierung fehlgeschlagen", used_password=True)
+        == "authentication_failed"
+    )
 
 
 def test_an_error_response_is_read_by_its_fields() -> None:
-    assert observe.parse_error_response(b"SFATAL\0VFATAL\0C57P03\0Mstarting\0\0") == {"S": "FATAL", "V": "FATAL", "C": "57P03", "M": "starting"}
+    assert observe.parse_error_response(b"SFATAL\0VFATAL\0C57P03\0Mstarting\0\0") == {
+        "S": "FATAL",
+        "V": "FATAL",
+        "C": "57P03",
+        "M": "starting",
+    }
 
 
 def test_rows_with_nothing_in_them_are_not_known() -> None:
@@ -72,7 +84,11 @@ def test_only_host_and_port_of_the_conninfo_are_kept() -> None:
 
 def test_the_password_shows_in_no_representation_and_is_scrubbed() -> None:
     login = Login(password="hunter2")
-    assert "hunter2" not in repr(login) and "hunter2" not in repr(observe.Look(login)) and login.scrub("xhunter2x") == "x********x"
+    assert (
+        "hunter2" not in repr(login)
+        and "hunter2" not in repr(observe.Look(login))
+        and login.scrub("xhunter2x") == "x********x"
+    )
 
 
 def test_reads_are_shared_by_those_who_asked_before_they_began() -> None:
@@ -142,7 +158,9 @@ def silent(line: socket.socket) -> None:
 def look(host: str, port: int, timeout_s: float = 1.0, **login: t.Any) -> tuple[str | None, float, str]:
     """Look at one node and return its fault's code, the seconds it took, and the message."""
     begun = time.monotonic()
-    seen = observe.observe([NodeSpec("pg1", host, port)], observe.Look(Login(user="u", password="hunter2", **login), timeout_s))
+    seen = observe.observe(
+        [NodeSpec("pg1", host, port)], observe.Look(Login(user="u", password="hunter2", **login), timeout_s)
+    )
     fault = seen["pg1"].fault
     return (fault.code if fault else None), time.monotonic() - begun, fault.message if fault else ""
 

@@ -137,7 +137,9 @@ def test_the_result_is_plain_sorted_and_repeatable() -> None:
     assert [node["name"] for node in data["nodes"]] == ["pg1", "pg2", "pg3", "pg4"]
 
 
-@pytest.mark.parametrize(("text", "number"), [("0/0", 0), ("0/3000148", 0x3000148), ("1/0", 1 << 32), ("FF/FFFFFFFF", (1 << 40) - 1)])
+@pytest.mark.parametrize(
+    ("text", "number"), [("0/0", 0), ("0/3000148", 0x3000148), ("1/0", 1 << 32), ("FF/FFFFFFFF", (1 << 40) - 1)]
+)
 def test_positions_read_and_write(text: str, number: int) -> None:
     assert parse_lsn(text) == number and format_lsn(number) == text
 
@@ -148,11 +150,20 @@ def test_unknown_values_stay_unknown() -> None:
 
 
 def test_sizes_and_durations_for_people() -> None:
-    assert [format_bytes(size) for size in (0, 1023, 1024, 16777216, 5 * 2**40)] == ["0 B", "1023 B", "1.0 KiB", "16.0 MiB", "5.0 TiB"]
+    assert [format_bytes(size) for size in (0, 1023, 1024, 16777216, 5 * 2**40)] == [
+        "0 B",
+        "1023 B",
+        "1.0 KiB",
+        "16.0 MiB",
+        "5.0 TiB",
+    ]
     assert [format_s(value) for value in (0.0, 9.5, 12.4, 180, 7200)] == ["0.00 s", "9.50 s", "12 s", "3 min", "2 h"]
 
 
 def test_timeline_history_files() -> None:
-    assert parse_history("1\t0/3000148\tno recovery target specified\n\n2\t0/5000000\t# x\n") == ((1, 0x3000148), (2, 0x5000000))
+    assert parse_history("1\t0/3000148\tno recovery target specified\n\n2\t0/5000000\t# x\n") == (
+        (1, 0x3000148),
+        (2, 0x5000000),
+    )
     assert parse_history("") == () and parse_history(None) is None
     assert parse_history("1\n") is None and parse_history("a\tb\tc") is None
