@@ -45,7 +45,7 @@ attributes:
   idempotent:
     support: full
     details:
-      - RV(changed) is always V(false). With O(heartbeat=true) each run commits one transaction that writes a message to
+      - C(changed) is always V(false). With O(heartbeat=true) each run commits one transaction that writes a message to
         the WAL and touches no table.
 options:
   nodes:
@@ -503,7 +503,6 @@ duration_s:
 """
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-
 from ansible_collections.headroom.scale.plugins.module_utils._common.run import run  # noqa: E402
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.connection import connection_spec  # noqa: E402
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.health.check import (  # noqa: E402

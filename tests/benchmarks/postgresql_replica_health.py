@@ -166,8 +166,8 @@ def figure(options: argparse.Namespace, ours: t.Sequence[float], peer: t.Sequenc
         "ours_spread": [round(min(ours), 3), round(max(ours), 3)],
         "peer_spread": [round(min(peer), 3), round(max(peer), 3)],
         "ratio_spread": [
-            round(min(b / a for a, b in zip(ours, peer)), 1),
-            round(max(b / a for a, b in zip(ours, peer)), 1),
+            round(min(b / a for a, b in zip(ours, peer, strict=True)), 1),
+            round(max(b / a for a, b in zip(ours, peer, strict=True)), 1),
         ],
         "rounds": len(ours),
         "peer_name": "loop of community.postgresql.postgresql_ping",
@@ -181,7 +181,7 @@ def main() -> int:
     peer: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         try:
-            for dummy in range(options.rounds):
+            for _dummy in range(options.rounds):
                 ours.append(seconds(options, "ours", folder))
                 peer.append(seconds(options, "peer", folder))
         except (RuntimeError, subprocess.CalledProcessError) as error:

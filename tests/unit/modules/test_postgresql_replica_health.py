@@ -14,7 +14,6 @@ import typing as t
 import pytest
 import yaml
 from ansible.module_utils.testing import patch_module_args
-
 from ansible_collections.headroom.scale.plugins.doc_fragments.postgresql import ModuleDocFragment
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.connection import connection_spec
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.health import check, observe
@@ -35,9 +34,8 @@ LSN = 0x5000000
 
 def run(capsys: pytest.CaptureFixture[str], **params: t.Any) -> tuple[int, dict[str, t.Any]]:
     """Run the module and return its exit code and result."""
-    with patch_module_args({"nodes": NODES, **params}):
-        with pytest.raises(SystemExit) as ended:
-            postgresql_replica_health.main()
+    with patch_module_args({"nodes": NODES, **params}), pytest.raises(SystemExit) as ended:
+        postgresql_replica_health.main()
     return int(ended.value.code or 0), json.loads(capsys.readouterr().out)
 
 
@@ -134,7 +132,8 @@ def test_every_return_value_is_documented_with_a_sample(servers: t.Any, capsys: 
     assert returned.keys() == result.keys() - {"changed", "invocation"}
     assert returned["nodes"]["contains"].keys() == result["nodes"][0].keys()
     for name, entry in {**returned, **returned["nodes"]["contains"]}.items():
-        assert entry["description"] and entry["type"], name
+        assert entry["description"], name
+        assert entry["type"], name
         assert "sample" in entry or "contains" in entry, name
 
 
@@ -182,13 +181,13 @@ def test_bad_values_end_in_one_sentence(
     untouched: None, capsys: pytest.CaptureFixture[str], params: t.Any, option: str
 ) -> None:
     code, result = run(capsys, **params)
-    assert code == 1 and result["failed"]
-    assert (
-        result["msg"].startswith(f"Option {option!r} has the value ")
-        and result["msg"].endswith(".")
-        and "\n" not in result["msg"]
-    )
-    assert result["errors"][0]["code"] == "bad_option" and result["errors"][0]["option"] == option
+    assert code == 1
+    assert result["failed"]
+    assert result["msg"].startswith(f"Option {option!r} has the value ")
+    assert result["msg"].endswith(".")
+    assert "\n" not in result["msg"]
+    assert result["errors"][0]["code"] == "bad_option"
+    assert result["errors"][0]["option"] == option
 
 
 @pytest.mark.parametrize(
@@ -209,7 +208,9 @@ def test_values_of_the_wrong_kind_are_refused(
     untouched: None, capsys: pytest.CaptureFixture[str], params: t.Any
 ) -> None:
     code, result = run(capsys, **params)
-    assert code == 1 and result["msg"] and next(iter(params)) in result["msg"]
+    assert code == 1
+    assert result["msg"]
+    assert next(iter(params)) in result["msg"]
 
 
 def test_nodes_that_are_no_list_are_refused(untouched: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,7 +223,9 @@ def test_a_damaged_state_file_is_refused_and_kept(
     path = tmp_path / "state"
     path.write_text("precious")
     code, result = run(capsys, state_file=str(path))
-    assert code == 1 and result["errors"][0]["option"] == "state_file" and path.read_text() == "precious"
+    assert code == 1
+    assert result["errors"][0]["option"] == "state_file"
+    assert path.read_text() == "precious"
 
 
 # ---- results
@@ -230,41 +233,54 @@ def test_a_damaged_state_file_is_refused_and_kept(
 
 def test_a_cluster_that_is_well(servers: t.Any, capsys: pytest.CaptureFixture[str]) -> None:
     code, result = run(capsys)
-    assert code == 0 and result["healthy"] and not result["changed"]
-    assert result["primary"] == "pg1" and result["read_pool"] == ["pg2"] and result["errors"] == []
+    assert code == 0
+    assert result["healthy"]
+    assert not result["changed"]
+    assert result["primary"] == "pg1"
+    assert result["read_pool"] == ["pg2"]
+    assert result["errors"] == []
 
 
 def test_a_failure_carries_the_full_result(servers: t.Any, capsys: pytest.CaptureFixture[str]) -> None:
     servers[:] = [broken()]
     code, result = run(capsys)
-    assert code == 1 and "\n" not in result["msg"] and "pg2 (connection_refused)" in result["msg"]
+    assert code == 1
+    assert "\n" not in result["msg"]
+    assert "pg2 (connection_refused)" in result["msg"]
     assert result["errors"][0]["code"] == "cluster_unhealthy"
-    assert not result["healthy"] and result["nodes"][1]["verdict"] == "unreachable" and result["table"]
+    assert not result["healthy"]
+    assert result["nodes"][1]["verdict"] == "unreachable"
+    assert result["table"]
 
 
 def test_never_fail(servers: t.Any, capsys: pytest.CaptureFixture[str]) -> None:
     servers[:] = [broken()]
     code, result = run(capsys, fail_on="never")
-    assert code == 0 and not result["healthy"]
+    assert code == 0
+    assert not result["healthy"]
 
 
 def test_fail_on_degraded(servers: t.Any, capsys: pytest.CaptureFixture[str]) -> None:
     servers[:] = [broken()]
     assert run(capsys, min_healthy_replicas=0)[0] == 0
     code, result = run(capsys, min_healthy_replicas=0, fail_on="degraded")
-    assert code == 1 and result["errors"][0]["code"] == "cluster_degraded"
+    assert code == 1
+    assert result["errors"][0]["code"] == "cluster_degraded"
 
 
 def test_waiting_ends_when_the_requirement_holds(servers: t.Any, capsys: pytest.CaptureFixture[str]) -> None:
     servers[:] = [broken(), broken(), facts()]
     code, result = run(capsys, wait_s=30, interval_s=0.05)
-    assert code == 0 and result["observations"] == 3
+    assert code == 0
+    assert result["observations"] == 3
 
 
 def test_waiting_ends_when_time_is_over(servers: t.Any, capsys: pytest.CaptureFixture[str]) -> None:
     servers[:] = [broken()]
     code, result = run(capsys, wait_s=0.3, interval_s=0.1)
-    assert code == 1 and 3 <= result["observations"] <= 5 and result["duration_s"] < 2
+    assert code == 1
+    assert 3 <= result["observations"] <= 5
+    assert result["duration_s"] < 2
 
 
 def test_consecutive_looks_are_remembered_between_runs(
@@ -274,9 +290,9 @@ def test_consecutive_looks_are_remembered_between_runs(
     assert run(capsys, **options)[1]["healthy"]
     servers[:] = [broken()]
     result = run(capsys, **options)[1]
-    assert (
-        result["healthy"] and result["nodes"][1]["seen"] == "unreachable" and result["nodes"][1]["verdict"] == "healthy"
-    )
+    assert result["healthy"]
+    assert result["nodes"][1]["seen"] == "unreachable"
+    assert result["nodes"][1]["verdict"] == "healthy"
     assert not run(capsys, **options)[1]["healthy"]
 
 
@@ -296,7 +312,9 @@ def test_check_mode_looks_and_writes_nothing(
 ) -> None:
     paths = {option: str(tmp_path / option) for option in ("state_file", "prometheus_file", "report_file")}
     code, result = run(capsys, _ansible_check_mode=True, **paths)
-    assert code == 0 and result["healthy"] and os.listdir(tmp_path) == []
+    assert code == 0
+    assert result["healthy"]
+    assert os.listdir(tmp_path) == []
 
 
 def test_the_same_look_gives_the_same_result(servers: t.Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -311,4 +329,6 @@ def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
     monkeypatch.setattr(observe, "observe", missing)
     code, result = run(capsys)
-    assert code == 1 and result["errors"][0]["code"] == "missing_library" and "psycopg" in result["msg"]
+    assert code == 1
+    assert result["errors"][0]["code"] == "missing_library"
+    assert "psycopg" in result["msg"]

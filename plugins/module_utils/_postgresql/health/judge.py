@@ -642,10 +642,9 @@ def conclude(nodes: t.Sequence[NodeVerdict], limits: Limits) -> ClusterVerdict:
     usable = [node for node in pool if node.same_server_as is None]
     counts = {verdict: sum(1 for node in nodes if node.verdict == verdict) for verdict in VERDICTS}
     holds = primary is not None and primary.verdict in (HEALTHY, DEGRADED) and len(usable) >= required
+    verdict = HEALTHY if counts[HEALTHY] == len(nodes) else DEGRADED
     if not holds:
         verdict = UNHEALTHY
-    else:
-        verdict = HEALTHY if counts[HEALTHY] == len(nodes) else DEGRADED
     return ClusterVerdict(
         verdict=verdict,
         primary=primary.name if primary else None,

@@ -281,7 +281,7 @@ class _Session:
 
         async def work() -> t.Any:
             cursor = await self._connection.execute(query)
-            for dummy in range(result):
+            for _dummy in range(result):
                 cursor.nextset()
             row = await cursor.fetchone()
             return row[0] if row else None
@@ -289,7 +289,7 @@ class _Session:
         task = asyncio.ensure_future(work())
         try:
             left = max(0.0, deadline - asyncio.get_running_loop().time())
-            done, pending = await asyncio.wait({task}, timeout=left)
+            _done, pending = await asyncio.wait({task}, timeout=left)
             if pending:
                 # Cancelling would ask the silent server to cancel and wait for its answer; a closed line ends it here.
                 self.cut()
@@ -316,9 +316,8 @@ class _Session:
 
     def cut(self) -> None:
         """Shut the socket down, so that whoever waits on it sees its end."""
-        with contextlib.suppress(OSError, Exception):
-            with socket.socket(fileno=os.dup(self._connection.pgconn.socket)) as line:
-                line.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(Exception), socket.socket(fileno=os.dup(self._connection.pgconn.socket)) as line:
+            line.shutdown(socket.SHUT_RDWR)
 
     async def close(self) -> None:
         """Close the connection; never raises."""
@@ -452,7 +451,7 @@ class _Round:
                     f"Failed to write the heartbeat on {facts.name}: {trouble}. Use a login that may write there."
                 )
         grace = max(0.0, deadline - asyncio.get_running_loop().time()) + 0.5
-        with contextlib.suppress(asyncio.TimeoutError):
+        with contextlib.suppress(asyncio.TimeoutError):  # noqa: UP041
             await asyncio.wait_for(self._replicas_done.wait(), grace)
         try:
             if facts.senders is None:
@@ -469,13 +468,13 @@ class _Round:
         loop = asyncio.get_running_loop()
         try:
             primary = await asyncio.wait_for(asyncio.shield(self._primary), max(0.0, deadline - loop.time()))
-        except asyncio.TimeoutError:
+        except asyncio.TimeoutError:  # noqa: UP041  # another class before Python 3.11
             primary = None
         if primary is None:
             return facts
         try:
             position = asyncio.ensure_future(primary.position.get())
-            done, dummy = await asyncio.wait({position}, timeout=max(0.0, deadline - loop.time()))
+            done, _dummy = await asyncio.wait({position}, timeout=max(0.0, deadline - loop.time()))
             if not done:
                 return facts
             primary_lsn, primary_now, read_at = position.result()
@@ -516,7 +515,7 @@ class _Round:
     async def _await_mark(self, facts: NodeFacts, session: _Session, deadline: float, primary: _Primary) -> NodeFacts:
         loop = asyncio.get_running_loop()
         mark = asyncio.ensure_future(primary.mark.get())
-        done, dummy = await asyncio.wait({mark}, timeout=max(0.0, deadline - loop.time()))
+        done, _dummy = await asyncio.wait({mark}, timeout=max(0.0, deadline - loop.time()))
         if not done:
             return facts
         try:
@@ -568,7 +567,7 @@ class _Round:
         host, port = spec.pooler_host or spec.host, spec.pooler_port or 0
         where = f"{host}:{port}"
         try:
-            session, dummy = await self._connect(host, port, deadline, direct=False, addresses=[])
+            session, _dummy = await self._connect(host, port, deadline, direct=False, addresses=[])
             try:
                 row = await session.json(_POOLER_SQL, deadline)
             finally:
@@ -609,7 +608,7 @@ class _Round:
             threading.Thread(target=work, daemon=True).start()
         try:
             result: t.Any = await asyncio.wait_for(asyncio.shield(self._names[key]), max(0.0, deadline - loop.time()))
-        except asyncio.TimeoutError:
+        except asyncio.TimeoutError:  # noqa: UP041  # another class before Python 3.11
             raise Trouble("dns_failure", f"the name {host} could not be resolved in time") from None
         if isinstance(result, OSError):
             raise Trouble("dns_failure", f"the name {host} cannot be resolved ({result.strerror or result})")
@@ -657,11 +656,11 @@ class _Round:
             psycopg.AsyncConnection.connect(autocommit=True, prepare_threshold=None, **params)
         )
         # A login that takes long gets a witness: how far does a bare connection come in the time that is left?
-        done, dummy = await asyncio.wait({attempt}, timeout=left / 2)
+        done, _dummy = await asyncio.wait({attempt}, timeout=left / 2)
         witness = None if done else asyncio.ensure_future(self._probe(address, port, deadline))
         try:
             if not done:
-                done, dummy = await asyncio.wait({attempt}, timeout=max(0.0, deadline - loop.time()))
+                done, _dummy = await asyncio.wait({attempt}, timeout=max(0.0, deadline - loop.time()))
             if done:
                 return _Session(attempt.result(), self.look.login)
             stage = await witness if witness else "query_timeout"
@@ -699,7 +698,7 @@ class _Round:
         opened = asyncio.open_unix_connection(f"{address}/.s.PGSQL.{port}") if address.startswith("/") else None
         try:
             reader, writer = await asyncio.wait_for(opened or asyncio.open_connection(address, port), left())
-        except asyncio.TimeoutError:
+        except asyncio.TimeoutError:  # noqa: UP041  # another class before Python 3.11
             return "connect_timeout"
         except OSError as error:
             if error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EINVAL):
@@ -712,7 +711,7 @@ class _Round:
                 return "answered"
             body = await asyncio.wait_for(reader.readexactly(struct.unpack("!I", head[1:])[0] - 4), left())
             return _STATES.get(parse_error_response(body).get("C", ""), "answered")
-        except asyncio.TimeoutError:
+        except asyncio.TimeoutError:  # noqa: UP041  # another class before Python 3.11
             return "no_response"
         except (OSError, asyncio.IncompleteReadError):
             return "connection_lost"

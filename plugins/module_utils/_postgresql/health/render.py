@@ -25,7 +25,8 @@ from .model import (
     format_s,
 )
 
-Result = t.Dict[str, t.Any]
+if t.TYPE_CHECKING:
+    Result = dict[str, t.Any]
 
 _ICONS = {HEALTHY: "✓", DEGRADED: "!", UNHEALTHY: "✕", UNREACHABLE: "?"}
 _HEADLINES = {
@@ -158,7 +159,7 @@ def to_table(result: Result) -> list[str]:
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = [result["summary"]["text"], ""]
-    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]  # noqa: B905
     lines += [
         "",
         f"read pool: {', '.join(result['read_pool']) or 'empty'}",
@@ -473,7 +474,7 @@ def to_html(result: Result) -> str:
             f'<tr class="{_e(node["verdict"])}"><td class="name">{name}<div '
             f'class="soft"><code>{_e(node["host"])}:{_e(node["port"])}</code></div></td>'
             f'<td><span class="tag">{_ICONS[node["verdict"]]} {_e(node["verdict"])}</span>{seen}</td>'
-            f"<td>{_e(node['role'] or 'unknown')}</td><td>{_e(node['upstream'] or '–')}</td>"
+            f"<td>{_e(node['role'] or 'unknown')}</td><td>{_e(node['upstream'] or '-')}</td>"
             f"<td>{_e(node['timeline'] or '?')}</td>"
             f"<td>{f'<ul>{reasons}</ul>' if reasons else '<span class=soft>nothing to report</span>'}</td></tr>"
         )
@@ -506,7 +507,7 @@ def to_html(result: Result) -> str:
         'content="width=device-width,initial-scale=1">'
         f"<title>{_e(_HEADLINES[result['verdict']])}</title><style>{_STYLE}</style></head><body><main>"
         f'<header class="{verdict}"><h1>{_e(_HEADLINES[result["verdict"]])}</h1>'
-        f'<p>{_e(result["summary"]["text"])}</p>{errors}</header>'
+        f"<p>{_e(result['summary']['text'])}</p>{errors}</header>"
         f'<div class="facts">{facts}</div>'
         f'<h2>Who streams from whom</h2><div class="card">{_Drawing(result).svg()}<p class="soft note">On the lines: '
         f"how far behind the primary. Dashed: nothing is streamed.</p></div>"

@@ -221,7 +221,9 @@ def test_each_failure_has_its_own_reason(
 
 def test_a_cluster_that_is_well() -> None:
     verdict, nodes = judged(cluster())
-    assert verdict.healthy and verdict.verdict == "healthy" and not verdict.errors
+    assert verdict.healthy
+    assert verdict.verdict == "healthy"
+    assert not verdict.errors
     assert verdict.primary == "pg1"
     assert verdict.read_pool == ("pg2", "pg3", "pg4")
     assert verdict.failover_candidates == ("pg2", "pg3", "pg4")
@@ -234,7 +236,8 @@ def test_a_cluster_that_is_well() -> None:
             ],
         },
     )
-    assert nodes["pg3"].lag_bytes == 0 and nodes["pg3"].lag_s == 0
+    assert nodes["pg3"].lag_bytes == 0
+    assert nodes["pg3"].lag_s == 0
 
 
 def test_a_silent_port_in_front_of_a_replica_that_answers_its_primary_is_not_frozen() -> None:
@@ -255,7 +258,8 @@ def test_an_address_that_two_nodes_share_identifies_neither() -> None:
 
 def test_lag_in_seconds_is_unknown_and_not_zero_without_a_receiver() -> None:
     node = judged(cluster(pg3=replica("pg3", **DEAD)))[1]["pg3"]
-    assert node.lag_bytes == 0 and node.lag_s is None
+    assert node.lag_bytes == 0
+    assert node.lag_s is None
 
 
 def test_lag_in_seconds_is_at_least_the_window_and_else_the_age_of_the_last_transaction() -> None:
@@ -272,7 +276,8 @@ def test_after_a_quiet_time_the_primary_knows_the_lag_of_a_replica_that_advances
         )
         return judged(cluster(pg1=with_sender("pg3", replay_lag_s=replay_lag_s), pg3=facts))[1]["pg3"].lag_s
 
-    assert lag_s(True, 2.5) == 2.5 and lag_s(True, 0.1) == 0.9
+    assert lag_s(True, 2.5) == 2.5
+    assert lag_s(True, 0.1) == 0.9
     assert lag_s(False, 2.5) == lag_s(True, None) == lag_s(True, 2.5, receiver=None) == 300.0
 
 
@@ -289,10 +294,13 @@ def test_without_a_primary_nothing_is_fit_to_read_and_candidates_are_ordered_by_
         pg4=replica("pg4", upstream="pg2", catchup=None, receiver=None),
     )
     verdict, nodes = judged(seen)
-    assert not verdict.healthy and verdict.primary is None and verdict.read_pool == ()
+    assert not verdict.healthy
+    assert verdict.primary is None
+    assert verdict.read_pool == ()
     assert [error["code"] for error in verdict.errors] == ["no_primary"]
     assert verdict.failover_candidates == ("pg3", "pg4", "pg2")
-    assert "lag_unknown" in codes(nodes["pg3"]) and nodes["pg3"].lag_bytes is None
+    assert "lag_unknown" in codes(nodes["pg3"])
+    assert nodes["pg3"].lag_bytes is None
 
 
 def test_synchronous_standbys_lead_the_candidates_and_paused_ones_follow() -> None:
@@ -304,10 +312,14 @@ def test_synchronous_standbys_lead_the_candidates_and_paused_ones_follow() -> No
 
 def test_two_primaries_are_both_named_and_leave_no_candidates() -> None:
     verdict, nodes = judged(cluster(pg3=primary("pg3", standbys=())))
-    assert verdict.primary is None and not verdict.healthy
-    assert verdict.errors[0]["code"] == "two_primaries" and verdict.errors[0]["nodes"] == ["pg1", "pg3"]
-    assert "pg1" in verdict.errors[0]["message"] and "pg3" in verdict.errors[0]["message"]
-    assert verdict.failover_candidates == () and verdict.read_pool == ()
+    assert verdict.primary is None
+    assert not verdict.healthy
+    assert verdict.errors[0]["code"] == "two_primaries"
+    assert verdict.errors[0]["nodes"] == ["pg1", "pg3"]
+    assert "pg1" in verdict.errors[0]["message"]
+    assert "pg3" in verdict.errors[0]["message"]
+    assert verdict.failover_candidates == ()
+    assert verdict.read_pool == ()
     assert codes(nodes["pg1"]) == {"two_primaries"}
 
 
@@ -316,8 +328,11 @@ def test_one_server_under_several_names_is_not_two_primaries_and_counts_once() -
     seen["pg11"] = dataclasses.replace(seen["pg1"], name="pg11")
     seen["pg31"] = dataclasses.replace(seen["pg3"], name="pg31")
     verdict, nodes = judged(seen)
-    assert verdict.healthy and verdict.primary == "pg1" and not verdict.errors
-    assert nodes["pg11"].same_server_as == "pg1" and nodes["pg31"].seen == "healthy"
+    assert verdict.healthy
+    assert verdict.primary == "pg1"
+    assert not verdict.errors
+    assert nodes["pg11"].same_server_as == "pg1"
+    assert nodes["pg31"].seen == "healthy"
     assert (verdict.replicas_ok, verdict.replicas_required) == (3, 3)
 
 
@@ -349,7 +364,8 @@ def test_the_same_timeline_number_by_another_way_is_a_fork() -> None:
     assert codes(judged(cluster(pg1=leader, pg3=other))[1]["pg3"]) == {"timeline_forked"}
     unread = dataclasses.replace(other, history=None, receiver=None)
     verdict, nodes = judged(cluster(pg1=leader, pg3=unread))
-    assert "timeline_unverified" in codes(nodes["pg3"]) and "pg3" not in verdict.failover_candidates
+    assert "timeline_unverified" in codes(nodes["pg3"])
+    assert "pg3" not in verdict.failover_candidates
 
 
 def test_without_a_primary_unreadable_histories_leave_no_candidate_and_say_so() -> None:
@@ -369,7 +385,8 @@ def test_without_a_primary_unreadable_histories_leave_no_candidate_and_say_so() 
 def test_a_replica_ahead_on_a_fork_has_no_lag() -> None:
     ahead = replica("pg3", timeline=2, history=((1, LSN - 9),), catchup=Catchup(LSN, LSN + 500, 0.0, 0.0, None))
     node = judged(cluster(pg3=ahead))[1]["pg3"]
-    assert node.lag_bytes is None and {"timeline_forked", "lag_unknown"} <= codes(node)
+    assert node.lag_bytes is None
+    assert {"timeline_forked", "lag_unknown"} <= codes(node)
 
 
 def test_conflicts_are_those_since_the_last_look() -> None:
@@ -386,7 +403,8 @@ def test_heartbeat_that_was_not_seen() -> None:
         pg2=dataclasses.replace(cluster()["pg2"], marker_s=0.01), pg4=replica("pg4", upstream="pg2", marker_s=0.02)
     )
     nodes = judged(seen, Limits(heartbeat=True))[1]
-    assert codes(nodes["pg3"]) == {"heartbeat_missed"} and nodes["pg2"].seen == "healthy"
+    assert codes(nodes["pg3"]) == {"heartbeat_missed"}
+    assert nodes["pg2"].seen == "healthy"
 
 
 def test_the_requirement_counts_degraded_replicas_and_the_verdict_tells() -> None:
@@ -425,7 +443,8 @@ def test_upstreams_are_found_by_address_slot_and_application_name() -> None:
     nowhere = replica("pg3", receiver=None, upstream=Upstream("vip", 5432), slot_name="")
     seen = cluster(pg1=primary(standbys=("pg2",)), pg3=nowhere)
     node = judged(seen)[1]["pg3"]
-    assert node.upstream is None and "upstream_unknown" in codes(node)
+    assert node.upstream is None
+    assert "upstream_unknown" in codes(node)
 
 
 def test_a_loop_of_upstreams_ends() -> None:
@@ -556,7 +575,8 @@ def test_the_read_pool_holds_no_node_with_an_unhealthy_reason(seen: t.Any) -> No
         assert nodes[name].role == "replica"
         assert {reason.severity for reason in nodes[name].reasons} <= {"degraded"}
     if verdict.errors:
-        assert verdict.read_pool == () and not verdict.healthy
+        assert verdict.read_pool == ()
+        assert not verdict.healthy
 
 
 @settings(max_examples=200, deadline=None)

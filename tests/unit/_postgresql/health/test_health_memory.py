@@ -73,8 +73,9 @@ def test_what_is_reported_was_seen_that_often(seen: list[str], consecutive: int)
 def test_nodes_that_are_gone_are_forgotten_and_counters_outlive_a_node_that_cannot_be_reached() -> None:
     memory = Memory({"pg2": Entry("healthy", conflicts=4), "pg9": Entry("healthy")})
     gone = NodeVerdict(spec("pg2"), NodeFacts(name="pg2"), None, "unreachable", "unreachable")
-    memory, dummy = advance(memory, [gone], 1)
-    assert memory.conflicts == {"pg2": 4} and set(memory.entries) == {"pg2"}
+    memory, _dummy = advance(memory, [gone], 1)
+    assert memory.conflicts == {"pg2": 4}
+    assert set(memory.entries) == {"pg2"}
 
 
 @pytest.mark.parametrize(
@@ -88,10 +89,10 @@ def test_nodes_that_are_gone_are_forgotten_and_counters_outlive_a_node_that_cann
         '{"format": "headroom.scale/postgresql_replica_health/1"}',
         '{"format": "headroom.scale/postgresql_replica_health/1", "nodes": {"pg2": 1}}',
         '{"format": "headroom.scale/postgresql_replica_health/1", "nodes": {"pg2": {"verdict": "fine"}}}',
-        '{"format": "%s", "nodes": {"pg2": {"verdict": "healthy", "count": "2"}}}' % FORMAT,
-        '{"format": "%s", "nodes": {"pg2": {"verdict": "healthy", "conflicts": true}}}' % FORMAT,
+        f'{{"format": "{FORMAT}", "nodes": {{"pg2": {{"verdict": "healthy", "count": "2"}}}}}}',
+        f'{{"format": "{FORMAT}", "nodes": {{"pg2": {{"verdict": "healthy", "conflicts": true}}}}}}',
     ],
 )
 def test_a_damaged_file_is_refused(text: str) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"format|entry|Expecting"):
         load(text)

@@ -14,7 +14,6 @@ import time
 import typing as t
 
 import pytest
-
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.connection import Login
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.health import observe
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.health.model import NodeFacts, NodeSpec
@@ -72,23 +71,24 @@ def test_rows_with_nothing_in_them_are_not_known() -> None:
 def test_the_login_without_pg_monitor_sees_no_receiver_and_no_senders() -> None:
     raw = {"in_recovery": True, "sees_all": False, "receivers": [{"row": {"pid": 1}, "age": None}], "senders": []}
     facts = observe.facts_from_row("pg1", raw)
-    assert not facts.receiver_known and facts.receiver is None and facts.senders is None
+    assert not facts.receiver_known
+    assert facts.receiver is None
+    assert facts.senders is None
 
 
 def test_only_host_and_port_of_the_conninfo_are_kept() -> None:
     raw = {"settings": {"primary_conninfo": "user=r password='s e\\'cret' host=pg1.lab port=5433 sslmode=require"}}
     facts = observe.facts_from_row("pg2", raw)
-    assert facts.upstream is not None and (facts.upstream.host, facts.upstream.port) == ("pg1.lab", 5433)
+    assert facts.upstream is not None
+    assert (facts.upstream.host, facts.upstream.port) == ("pg1.lab", 5433)
     assert "cret" not in repr(facts)
 
 
 def test_the_password_shows_in_no_representation_and_is_scrubbed() -> None:
     login = Login(password="hunter2")
-    assert (
-        "hunter2" not in repr(login)
-        and "hunter2" not in repr(observe.Look(login))
-        and login.scrub("xhunter2x") == "x********x"
-    )
+    assert "hunter2" not in repr(login)
+    assert "hunter2" not in repr(observe.Look(login))
+    assert login.scrub("xhunter2x") == "x********x"
 
 
 def test_reads_are_shared_by_those_who_asked_before_they_began() -> None:
@@ -109,7 +109,8 @@ def test_reads_are_shared_by_those_who_asked_before_they_began() -> None:
         return [await first, *[await task for task in later]], count
 
     values, count = asyncio.run(scenario())
-    assert values == [1] + [2] * 10 and count == 2
+    assert values == [1] + [2] * 10
+    assert count == 2
 
 
 @contextlib.contextmanager
@@ -122,7 +123,7 @@ def server(behave: t.Callable[[socket.socket], None]) -> t.Iterator[int]:
         def serve() -> None:
             while True:
                 try:
-                    line, dummy = listener.accept()
+                    line, _dummy = listener.accept()
                 except OSError:
                     return
                 threading.Thread(target=behave, args=(line,), daemon=True).start()
@@ -181,8 +182,10 @@ def look(host: str, port: int, timeout_s: float = 1.0, **login: t.Any) -> tuple[
 def test_stages_are_told_apart(behave: t.Callable[[socket.socket], None], code: str) -> None:
     with server(behave) as port:
         seen, took_s, message = look("127.0.0.1", port)
-    assert seen == code and took_s < 1.5
-    assert message.startswith(f"Failed to look at pg1 on 127.0.0.1:{port}: ") and "hunter2" not in message
+    assert seen == code
+    assert took_s < 1.5
+    assert message.startswith(f"Failed to look at pg1 on 127.0.0.1:{port}: ")
+    assert "hunter2" not in message
 
 
 def test_tls_that_is_required_and_not_offered() -> None:
@@ -201,7 +204,7 @@ def test_a_port_that_drops_packets() -> None:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
-        for dummy in range(4):
+        for _dummy in range(4):
             line = stack.enter_context(socket.socket())
             line.setblocking(False)
             line.connect_ex(listener.getsockname())
@@ -218,8 +221,9 @@ def test_a_name_that_does_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_resolver_that_hangs_costs_no_more_than_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: time.sleep(3) or [])
-    code, took_s, message = look("slow.invalid", 5432, timeout_s=0.3)
-    assert code == "dns_failure" and took_s < 1.0
+    code, took_s, _message = look("slow.invalid", 5432, timeout_s=0.3)
+    assert code == "dns_failure"
+    assert took_s < 1.0
 
 
 def test_fifty_silent_nodes_take_as_long_as_one() -> None:

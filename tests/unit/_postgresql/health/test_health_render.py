@@ -79,8 +79,10 @@ def page(data: dict[str, t.Any]) -> Page:
 def test_the_page_is_whole_and_loads_nothing() -> None:
     seen = cluster(pg3=replica("pg3", replay_paused=True, **behind(99999999, 40.0)))
     parsed = page(result(seen))
-    assert parsed.links == [] and "script" not in parsed.seen
-    assert "url(" not in render.to_html(result(seen)) and "@import" not in render.to_html(result(seen))
+    assert parsed.links == []
+    assert "script" not in parsed.seen
+    assert "url(" not in render.to_html(result(seen))
+    assert "@import" not in render.to_html(result(seen))
     assert parsed.seen.count("rect") == 4
 
 
@@ -90,12 +92,15 @@ def test_the_page_escapes_names_and_messages() -> None:
 
 def test_the_page_tells_verdicts_in_words() -> None:
     text = render.to_html(result(cluster(pg3=replica("pg3", replay_paused=True))))
-    assert "must not be relied on" in text and "unhealthy, replica" in text and "replay_paused" in text
+    assert "must not be relied on" in text
+    assert "unhealthy, replica" in text
+    assert "replay_paused" in text
 
 
 def test_long_names_are_shortened_in_the_drawing_and_whole_in_the_table() -> None:
     long_name = "postgresql-production-eu-central-1a-" + "x" * 60
-    assert len(render.shorten(long_name)) == 26 and render.shorten("pg1") == "pg1"
+    assert len(render.shorten(long_name)) == 26
+    assert render.shorten("pg1") == "pg1"
     seen = {"pg1": cluster()["pg1"], long_name: NodeFacts(name=long_name, fault=Fault("dns_failure", "gone."))}
     limits = Limits()
     nodes = judge.judge_nodes([NodeSpec(name, name) for name in seen], seen, limits)
@@ -115,7 +120,8 @@ def test_prometheus_text_is_well_formed() -> None:
 
 def test_prometheus_leaves_out_what_is_not_known() -> None:
     text = render.to_prometheus(result(cluster(pg3=replica("pg3", catchup=None))))
-    assert 'node_lag_bytes{node="pg2"} 0' in text and 'node_lag_bytes{node="pg3"}' not in text
+    assert 'node_lag_bytes{node="pg2"} 0' in text
+    assert 'node_lag_bytes{node="pg3"}' not in text
     assert 'node_reason{node="pg3",code="lag_unknown",severity="unhealthy"} 1' in text
     assert "headroom_postgresql_cluster_healthy 0" in text
 
@@ -141,12 +147,16 @@ def test_the_result_is_plain_sorted_and_repeatable() -> None:
     ("text", "number"), [("0/0", 0), ("0/3000148", 0x3000148), ("1/0", 1 << 32), ("FF/FFFFFFFF", (1 << 40) - 1)]
 )
 def test_positions_read_and_write(text: str, number: int) -> None:
-    assert parse_lsn(text) == number and format_lsn(number) == text
+    assert parse_lsn(text) == number
+    assert format_lsn(number) == text
 
 
 def test_unknown_values_stay_unknown() -> None:
-    assert parse_lsn(None) is None and parse_lsn("") is None and format_lsn(None) is None
-    assert format_bytes(None) == "?" and format_s(None) == "?"
+    assert parse_lsn(None) is None
+    assert parse_lsn("") is None
+    assert format_lsn(None) is None
+    assert format_bytes(None) == "?"
+    assert format_s(None) == "?"
 
 
 def test_sizes_and_durations_for_people() -> None:
@@ -165,5 +175,7 @@ def test_timeline_history_files() -> None:
         (1, 0x3000148),
         (2, 0x5000000),
     )
-    assert parse_history("") == () and parse_history(None) is None
-    assert parse_history("1\n") is None and parse_history("a\tb\tc") is None
+    assert parse_history("") == ()
+    assert parse_history(None) is None
+    assert parse_history("1\n") is None
+    assert parse_history("a\tb\tc") is None
