@@ -32,7 +32,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: C(primary), C(declared_primary), C(upstreams), C(children), C(levels) and C(errors).
+  description: C(primary), C(declared_primary), C(upstreams), C(children), C(levels), C(fenced) and C(errors).
   type: dict
 """
 

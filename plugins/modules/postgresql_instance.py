@@ -359,7 +359,6 @@ errors:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.headroom.scale.plugins.module_utils._common.run import run
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.instance import options
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.instance.converge import converge

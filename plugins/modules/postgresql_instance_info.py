@@ -93,7 +93,6 @@ errors:
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.headroom.scale.plugins.module_utils._common.argspec import ArgumentSpec
 from ansible_collections.headroom.scale.plugins.module_utils._common.run import run
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.instance import options

@@ -18,8 +18,8 @@ def topology(members: t.Sequence[t.Mapping[str, t.Any]]) -> dict[str, t.Any]:
     :param members: for each member ``name``, ``upstream`` (empty on the declared primary) and ``seen``, the instance as
         postgresql_instance_info returned it, or None for a member that was not reached.
     :returns: ``primary``, ``declared_primary``, ``upstreams`` (name to upstream, empty for the primary), ``children``,
-        ``levels`` (names in the order in which they can be set up) and ``errors`` (sentences; when there are any, nothing
-        may be changed).
+        ``levels`` (names in the order in which they can be set up), ``fenced`` (members that hold the journal of a
+        switchover) and ``errors`` (sentences; when there are any, nothing may be changed).
     """
     declared = {member["name"]: member.get("upstream") or "" for member in members}
     seen = {member["name"]: member.get("seen") for member in members}
@@ -30,6 +30,7 @@ def topology(members: t.Sequence[t.Mapping[str, t.Any]]) -> dict[str, t.Any]:
         "upstreams": {},
         "children": {},
         "levels": [],
+        "fenced": sorted(name for name, instance in seen.items() if instance and instance.get("fence")),
         "errors": errors,
     }
     if errors:
@@ -63,8 +64,7 @@ def _declared_errors(declared: t.Mapping[str, str]) -> list[str]:
     if len(roots) != 1:
         found = ", ".join(roots) or "none"
         return [
-            "Exactly one member must have no postgresql_replication_upstream, since that one is the primary; "
-            f"members without one: {found}."
+            f"Exactly one member must have no postgresql_replication_upstream, since that one is the primary; members without one: {found}."
         ]
     errors = [
         f"postgresql_replication_upstream of {name} is {upstream!r}, which is no member of the cluster."
@@ -103,16 +103,12 @@ def _find_primary(root: str, seen: t.Mapping[str, t.Mapping[str, t.Any] | None])
             f"switchover_to={candidate} to finish it, or with switchover_rollback=true to undo it."
         )
     if unreached:
-        return None, (
-            f"No live primary was found, and these members were not reached, one of which may be it: {', '.join(unreached)}."
-        )
+        return None, (f"No live primary was found, and these members were not reached, one of which may be it: {', '.join(unreached)}.")
     if not any(instance["exists"] for instance in reached.values()):
         return root, None
     if len(primaries) == 1:
         name = primaries[0]
-        newer = sorted(
-            other for other, instance in reached.items() if (instance["timeline"] or 0) > (reached[name]["timeline"] or 0)
-        )
+        newer = sorted(other for other, instance in reached.items() if (instance["timeline"] or 0) > (reached[name]["timeline"] or 0))
         if newer:
             return None, f"{name} is a stopped primary on an older timeline than {', '.join(newer)}; it must not be started."
         return name, None

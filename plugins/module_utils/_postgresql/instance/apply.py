@@ -174,9 +174,7 @@ class Applier:
         if upstream is None:
             raise HeadroomError(f"Failed to copy a base backup for instance {self.label}: {self.observed.upstream_error}.")
         if upstream.version != self.paths.version:
-            raise HeadroomError(
-                f"Failed to copy a base backup for instance {self.label}: the upstream runs PostgreSQL {upstream.version}."
-            )
+            raise HeadroomError(f"Failed to copy a base backup for instance {self.label}: the upstream runs PostgreSQL {upstream.version}.")
         needed, free = int(upstream.data_bytes * 1.1) + (64 << 20), self.observed.disk_free_bytes or 0
         if free < needed:
             raise HeadroomError(
@@ -375,7 +373,7 @@ class Applier:
             SET log_min_error_statement = panic;
             SET log_statement = none;
             SELECT format('CREATE ROLE %I', :'name') WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'name') \\gexec
-            ALTER ROLE :"name" LOGIN {'REPLICATION' if replication else ''} PASSWORD :'verifier';
+            ALTER ROLE :"name" LOGIN {"REPLICATION" if replication else ""} PASSWORD :'verifier';
             GRANT pg_monitor TO :"name";
             {grants}
             """,
@@ -416,7 +414,10 @@ class Applier:
 
     def _unslot(self, step: Step) -> None:
         node.psql(
-            node.local_target(self.paths), "SELECT pg_drop_replication_slot(:'name');", {"name": step.object}, check=f"drop slot {step.object}"
+            node.local_target(self.paths),
+            "SELECT pg_drop_replication_slot(:'name');",
+            {"name": step.object},
+            check=f"drop slot {step.object}",
         )
 
     # --- switchover
