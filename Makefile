@@ -21,14 +21,17 @@ help:  ## List the targets
 setup:  ## Install the pinned tools into .venv (part of every other target)
 	@tools/setup
 
-.PHONY: demo
-demo: setup  ## Start the lab, set up the stack on it, judge it and write report.html
+.PHONY: up
+up: setup  ## Start the lab
 	$(PLAYBOOK) playbooks/lab/up.yml
+
+.PHONY: demo
+demo: up  ## Start the lab, set up the stack on it, judge it and write report.html
 	$(PLAYBOOK) playbooks/demo.yml
 
 .PHONY: down
-down: setup  ## Remove the lab
-	$(PLAYBOOK) playbooks/lab/down.yml
+down: setup  ## Remove the lab and all it made; KEEP=1 keeps images and packages
+	$(PLAYBOOK) playbooks/lab/down.yml$(if $(KEEP), --extra-vars lab_keep_images=true)
 
 .PHONY: test
 test: setup  ## Run everything that must pass: lint, sanity, unit, molecule
@@ -51,7 +54,8 @@ unit: setup  ## Unit tests
 
 .PHONY: molecule
 molecule: setup  ## All Molecule scenarios on one lab; make molecule SCENARIO=name for one
-	molecule test $(if $(SCENARIO),--scenario-name $(SCENARIO),--all)
+	molecule reset --all
+	molecule test --report $(if $(SCENARIO),--scenario-name $(SCENARIO),--all)
 
 .PHONY: bench
 bench: $(BENCHES:%=bench-%)  ## All benchmarks on the running lab; make bench-NAME for one
@@ -66,8 +70,8 @@ chaos-%: setup
 	python tests/chaos/$*.py
 
 .PHONY: docs
-docs: setup  ## Check the documentation of plugins and roles and render it to build/docs
-	tools/docs
+docs: setup  ## Check that the documentation of every plugin and role renders
+	antsibull-docs lint-collection-docs --plugin-docs --skip-rstcheck .
 
 .PHONY: build
 build: setup  ## Build the collection into build/, install it elsewhere and list its plugins
