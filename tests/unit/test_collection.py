@@ -37,7 +37,16 @@ IMPURE = {
     "subprocess",
     "urllib",
 }
-SURVEY_TYPES = {"text", "textarea", "password", "integer", "float", "multiplechoice", "multiselect"}
+# the types of an option that a question of a type of AWX can set
+SURVEY_TYPES = {
+    "text": {"str", "path"},
+    "textarea": {"str", "list", "dict"},
+    "password": {"str"},
+    "integer": {"int", "float"},
+    "float": {"float"},
+    "multiplechoice": {"str", "bool"},
+    "multiselect": {"list"},
+}
 NOTHING = object()
 
 Options = dict[str, dict[str, t.Any]]
@@ -53,8 +62,8 @@ def load(path: pathlib.Path) -> t.Any:
 
 MODULES = plugins("modules")
 ROLES = sorted(path.name for path in (ROOT / "roles").glob("[a-z]*"))
-PLAYBOOKS = sorted(path.stem for path in (ROOT / "playbooks").glob("*.yml"))
-SURVEYS = sorted((ROOT / "playbooks" / "surveys").glob("*.yml"))
+SURVEYS = {path.name.removesuffix(".survey.yml"): path for path in sorted((ROOT / "playbooks").glob("*.survey.yml"))}
+PLAYBOOKS = sorted(path.stem for path in (ROOT / "playbooks").glob("*.yml") if path not in SURVEYS.values())
 UTIL_FILES = sorted((ROOT / "plugins" / "module_utils").rglob("*.py"))
 
 
@@ -216,8 +225,8 @@ def test_role_argument_specs_equal_its_defaults(role: str) -> None:
         options.update(entry_point.get("options", {}))
 
     assert set(defaults) <= set(options), "defaults that no argument spec knows"
+    assert [name for name in entry_points["main"].get("options", {}) if not name.startswith(f"{role}_")] == []
     for name, spec in options.items():
-        assert name.startswith(f"{role}_"), name
         assert not (spec.get("required") and name in defaults), f"{name} is required and has a default"
         default = defaults.get(name, NOTHING)
         if "default" in spec:
@@ -234,16 +243,16 @@ def test_role_argument_specs_equal_its_defaults(role: str) -> None:
 
 @pytest.mark.parametrize("playbook", [name for name in PLAYBOOKS if name not in NO_SURVEY])
 def test_playbook_has_a_survey(playbook: str) -> None:
-    assert playbook in {path.stem for path in SURVEYS}, f"playbooks/surveys/{playbook}.yml is missing"
+    assert playbook in SURVEYS, f"playbooks/{playbook}.survey.yml is missing"
 
 
-@pytest.mark.parametrize("path", SURVEYS, ids=lambda path: path.stem)
-def test_survey_sets_what_its_playbook_knows(path: pathlib.Path) -> None:
+@pytest.mark.parametrize("playbook", SURVEYS)
+def test_survey_sets_what_its_playbook_knows(playbook: str) -> None:
     """A survey is what an AWX job template takes as survey_spec."""
-    survey = load(path)
+    survey = load(SURVEYS[playbook])
     assert survey["name"]
     assert survey["description"]
-    playbook = (ROOT / "playbooks" / path.name).read_text(encoding="utf-8")
+    text = (ROOT / "playbooks" / f"{playbook}.yml").read_text(encoding="utf-8")
     options: Options = {}
     for role in ROLES:
         for entry_point in load(ROOT / "roles" / role / "meta" / "argument_specs.yml")["argument_specs"].values():
@@ -255,14 +264,20 @@ def test_survey_sets_what_its_playbook_knows(path: pathlib.Path) -> None:
         name = question["variable"]
         assert question["question_name"], name
         assert question["question_description"], name
-        assert question["type"] in SURVEY_TYPES, name
         assert isinstance(question["required"], bool), name
-        assert name in options or name in playbook, f"{name} is neither an option of a role nor used in the playbook"
-        choices = options.get(name, {}).get("choices")
-        if choices:
-            assert sorted(question["choices"]) == sorted(choices), name
-        if question["type"] in ("multiplechoice", "multiselect") and question.get("default"):
+        assert question["type"] in SURVEY_TYPES, name
+        assert name in options or name in text, f"{name} is neither an option of a role nor used in the playbook"
+        option = options.get(name, {})
+        if option:
+            assert option["type"] in SURVEY_TYPES[question["type"]], name
+        if "choices" in option:
+            assert set(question["choices"]) <= set(option["choices"]), name
+        if question["type"] == "multiplechoice" and question.get("default"):
             assert question["default"] in question["choices"], name
+        if "default" in option and "default" in question:
+            assert yaml.safe_load(str(question["default"])) == option["default"], (
+                f"{name} has another default in its role"
+            )
 
 
 # --- which way imports point
