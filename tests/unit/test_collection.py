@@ -227,6 +227,8 @@ def test_role_argument_specs_equal_its_defaults(role: str) -> None:
     assert set(defaults) <= set(options), "defaults that no argument spec knows"
     assert [name for name in entry_points["main"].get("options", {}) if not name.startswith(f"{role}_")] == []
     for name, spec in options.items():
+        if not name.startswith(f"{role}_"):
+            continue  # what a playbook passes to one of the other entry points
         assert not (spec.get("required") and name in defaults), f"{name} is required and has a default"
         default = defaults.get(name, NOTHING)
         if "default" in spec:
