@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 import typing as t
 
 from .model import FLOOR_SETTINGS, File, Observed, Wanted
@@ -19,23 +20,21 @@ def quote(value: t.Any) -> str:
         return "on" if value else "off"
     if isinstance(value, int):
         return str(value)
-    return "'" + str(value).replace("'", "''") + "'"
+    return "'" + str(value).replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 def parse(text: str) -> dict[str, str]:
     """Return name to raw value of a ``postgresql.conf``; the last one wins, as it does for the server."""
     values = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):
         name, separator, value = line.partition("=")
         name = name.strip().lower()
         if not separator or not name or name.startswith("#"):
             continue
         value = value.strip()
-        if value.startswith("'"):
-            end = 1
-            while end < len(value) and (value[end] != "'" or value[end : end + 2] == "''"):
-                end += 2 if value[end] == "'" else 1
-            value = value[1:end].replace("''", "'")
+        quoted = re.match(r"'((?:[^'\\]|\\.|'')*)", value)
+        if quoted:
+            value = re.sub(r"\\(.)|'(')", r"\1\2", quoted[1])
         else:
             value = value.partition("#")[0].strip()
         values[name] = value

@@ -138,7 +138,8 @@ def clone_active(paths: Paths) -> bool:
 
 def _read(path: str) -> str | None:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
+        # line ends as they are: a certificate may have others, and reading them as written is what makes a run idempotent
+        with open(path, encoding="utf-8", errors="replace", newline="") as file:
             return file.read()
     except (FileNotFoundError, NotADirectoryError):
         return None
