@@ -46,7 +46,9 @@ def test_no_connections_do_not_divide_by_zero() -> None:
 
 
 @given(HOSTS, st.integers(0, 1 << 40), st.integers(0, 64), st.integers(1, 50), st.integers(1, 5000))
-def test_a_bigger_host_never_gets_less(host: dict[str, int], memory: int, cpus: int, members: int, connections: int) -> None:
+def test_a_bigger_host_never_gets_less(
+    host: dict[str, int], memory: int, cpus: int, members: int, connections: int
+) -> None:
     small = sizing(host, members, connections)
     big = sizing({"memory_bytes": host["memory_bytes"] + memory, "cpus": host["cpus"] + cpus}, members, connections)
 
@@ -54,7 +56,9 @@ def test_a_bigger_host_never_gets_less(host: dict[str, int], memory: int, cpus: 
 
 
 @given(HOSTS, st.integers(1, 60))
-def test_one_more_replica_never_lowers_a_setting_and_each_member_has_two_senders(host: dict[str, int], members: int) -> None:
+def test_one_more_replica_never_lowers_a_setting_and_each_member_has_two_senders(
+    host: dict[str, int], members: int
+) -> None:
     now, then = sizing(host, members, 100), sizing(host, members + 1, 100)
 
     assert all(number(then[name]) >= number(now[name]) for name in now)

@@ -13,9 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 
-def instance(role: str | None = "replica", running: bool = True, timeline: int | None = 1, fence: t.Any = None) -> dict[str, t.Any]:
+def instance(
+    role: str | None = "replica", running: bool = True, timeline: int | None = 1, fence: t.Any = None
+) -> dict[str, t.Any]:
     """Return what the info module says of one instance; without a role there is none."""
-    return {"exists": role is not None, "role": role, "running": running and role is not None, "timeline": timeline, "fence": fence}
+    return {
+        "exists": role is not None,
+        "role": role,
+        "running": running and role is not None,
+        "timeline": timeline,
+        "fence": fence,
+    }
 
 
 def member(name: str, upstream: str | None = "", seen: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
@@ -98,7 +106,9 @@ def test_two_live_primaries_are_both_named_and_nothing_is_planned() -> None:
 
 
 def test_a_stopped_primary_beside_a_live_one_is_no_second_primary() -> None:
-    result = topology([member("pg1", "", instance("primary", running=False)), member("pg2", "pg1", instance("primary", timeline=2))])
+    result = topology(
+        [member("pg1", "", instance("primary", running=False)), member("pg2", "pg1", instance("primary", timeline=2))]
+    )
 
     assert result["errors"] == []
     assert result["primary"] == "pg2"
@@ -124,7 +134,9 @@ def test_a_fence_does_not_hide_the_candidate_that_took_over() -> None:
     assert (result["primary"], result["fenced"], result["errors"]) == ("pg2", ["pg1"], [])
 
 
-@pytest.mark.parametrize("reached", [EMPTY, instance(), instance("primary", running=False)], ids=["empty", "replica", "stopped primary"])
+@pytest.mark.parametrize(
+    "reached", [EMPTY, instance(), instance("primary", running=False)], ids=["empty", "replica", "stopped primary"]
+)
 def test_an_unreached_member_may_be_the_primary(reached: dict[str, t.Any]) -> None:
     result = topology([member("pg1", "", None), member("pg2", "pg1", reached)])
 
@@ -140,7 +152,9 @@ def test_the_only_stopped_primary_is_the_primary() -> None:
 
 
 def test_a_stopped_primary_on_an_older_timeline_must_not_come_back() -> None:
-    result = topology([member("pg1", "", instance("primary", running=False)), member("pg2", "pg1", instance(timeline=2))])
+    result = topology(
+        [member("pg1", "", instance("primary", running=False)), member("pg2", "pg1", instance(timeline=2))]
+    )
 
     assert result["primary"] is None
     assert "pg1" in result["errors"][0]
@@ -176,7 +190,9 @@ def trees(draw: st.DrawFn) -> tuple[dict[str, str], str]:
 def test_whoever_is_primary_every_member_streams_from_it_in_the_end(tree: tuple[dict[str, str], str]) -> None:
     declared, live = tree
 
-    result = topology([member(name, up, instance("primary" if name == live else "replica")) for name, up in declared.items()])
+    result = topology(
+        [member(name, up, instance("primary" if name == live else "replica")) for name, up in declared.items()]
+    )
 
     upstreams = result["upstreams"]
     assert result["errors"] == []

@@ -33,6 +33,7 @@ def matches(stored: str | None, password: str) -> bool:
         iterations, salt = parameters.split(":")
         if method != "SCRAM-SHA-256":
             return False
-        return hmac.compare_digest(stored or "", verifier(password, base64.b64decode(salt), int(iterations)))
-    except ValueError:
+        expected = verifier(password, base64.b64decode(salt), int(iterations))
+        return hmac.compare_digest((stored or "").encode(), expected.encode())
+    except (ValueError, OverflowError):
         return False
