@@ -113,9 +113,13 @@ class Applier:
             node.run(["systemctl", "daemon-reload"], check="reload systemd")
 
     def _remove(self, step: Step) -> None:
-        shutil.rmtree(step.object, ignore_errors=False)
         if step.object == self.paths.incoming:
             self._forget(self.paths.incoming_complete)
+        if step.object == self.paths.data:
+            # half removed it must not be taken for a primary that lost its standby.signal, nor its markers for the next one's
+            for path in (f"{self.paths.data}/PG_VERSION", self.paths.rewinding, self.paths.fence):
+                self._forget(path)
+        shutil.rmtree(step.object, ignore_errors=False)
         if step.object == self.paths.config:
             node.run(["systemctl", "daemon-reload"], check="reload systemd")
 
@@ -227,17 +231,19 @@ class Applier:
             if os.path.isdir(self.paths.replaced):
                 shutil.rmtree(self.paths.replaced)
             os.rename(self.paths.data, self.paths.replaced)
+        # while there is no data directory: the mark is the former one's, and would condemn the new one
+        self._forget(self.paths.rewinding)
         os.rename(self.paths.incoming, self.paths.data)
         self._forget(self.paths.incoming_complete)
         self._forget(self._clone_log_path)
-        self._forget(self.paths.rewinding)
 
     def _discard(self, step: Step) -> None:
         node.run(["systemctl", "stop", self.paths.clone_unit])
-        shutil.rmtree(step.object, ignore_errors=True)
         if step.object == self.paths.incoming:
+            # before the directory: half removed it must not be taken for a whole one
             self._forget(self.paths.incoming_complete)
             self._forget(self._clone_log_path)
+        shutil.rmtree(step.object, ignore_errors=True)
 
     def _demote(self, _step: Step) -> None:
         self._touch(self.paths.standby_signal)
@@ -407,7 +413,9 @@ class Applier:
         # reserved at once, so that the WAL written between now and the base backup is kept
         node.psql(
             node.local_target(self.paths),
-            "SELECT pg_create_physical_replication_slot(:'name', true);",
+            # a server that was down when it was looked at may have it already
+            "SELECT pg_create_physical_replication_slot(:'name', true) "
+            "WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = :'name');",
             {"name": step.object},
             check=f"create slot {step.object}",
         )

@@ -110,15 +110,17 @@ def _data_replica(observed: Observed, wanted: Wanted, warnings: list[str]) -> tu
         if observed.incoming or observed.incoming_complete:
             return [], [Step("discard", wanted.paths.incoming, "the present data directory streams")]
         return [], []
-    if observed.incoming_complete:
-        return [], [Step("swap", wanted.paths.data, "a base backup is complete and waits to take its place")]
-    if not observed.data_exists or observed.cloning:
-        return [], [Step("clone", wanted.paths.data, "there is no data directory" if not observed.data_exists else "a base backup runs")]
     if observed.running and observed.in_recovery is False:
         raise PlanError(
             f"Instance {_name(wanted)} is a running primary and was declared a replica. Make it one with the switchover playbook.",
             code="two_primaries",
         )
+    # a base backup that was begun beside a data directory takes its place only while that is still allowed
+    replaceable = not observed.data_exists or wanted.rebuild == "basebackup"
+    if observed.incoming_complete and replaceable:
+        return [], [Step("swap", wanted.paths.data, "a base backup is complete and waits to take its place")]
+    if not observed.data_exists or (observed.cloning and replaceable):
+        return [], [Step("clone", wanted.paths.data, "there is no data directory" if not observed.data_exists else "a base backup runs")]
     if observed.rewinding:
         return [], _rebuild(observed, wanted, "clone", "a former rewind was interrupted, so its data cannot be trusted")
     if observed.upstream is None:

@@ -191,17 +191,32 @@ def test_the_order_of_settings_does_not_change_the_file() -> None:
 @pytest.mark.parametrize(
     ("entry", "fields"),
     [
-        ({"type": "local", "database": "all", "user": "postgres", "method": "peer"}, ["local", "all", "postgres", "peer"]),
-        # a local line has no address: one that is given would be read as the method
-        ({"type": "local", "database": "a", "user": "u", "address": "x", "method": "peer"}, ["local", "a", "u", "peer"]),
         (
-            {"type": "hostssl", "database": "all", "user": "u", "address": "10.0.0.0/8", "method": "cert", "options": "map=m"},
+            {"type": "local", "database": "all", "user": "postgres", "method": "peer"},
+            ["local", "all", "postgres", "peer"],
+        ),
+        # a local line has no address: one that is given would be read as the method
+        (
+            {"type": "local", "database": "a", "user": "u", "address": "x", "method": "peer"},
+            ["local", "a", "u", "peer"],
+        ),
+        (
+            {
+                "type": "hostssl",
+                "database": "all",
+                "user": "u",
+                "address": "10.0.0.0/8",
+                "method": "cert",
+                "options": "map=m",
+            },
             ["hostssl", "all", "u", "10.0.0.0/8", "cert", "map=m"],
         ),
-        ({"type": "host", "database": "d" * 40, "user": "u", "address": "::1/128", "method": "reject"},
-         ["host", "d" * 40, "u", "::1/128", "reject"]),
+        (
+            {"type": "host", "database": "d" * 40, "user": "u", "address": "::1/128", "method": "reject"},
+            ["host", "d" * 40, "u", "::1/128", "reject"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_line_of_pg_hba_has_its_fields_apart(entry: dict[str, t.Any], fields: list[str]) -> None:
     assert hba_line(entry).split() == fields
     assert hba_line(entry) == hba_line(entry).rstrip()
