@@ -39,8 +39,8 @@ test: setup  ## Run everything that must pass: lint, sanity, unit, molecule
 
 .PHONY: lint
 lint: setup  ## ansible-lint (production profile), ruff, changelog fragments
-	ruff check
-	ruff format --check
+	ruff check --output-format concise
+	ruff format --check --output-format concise
 	antsibull-changelog lint
 	ansible-lint --offline --profile production
 

@@ -1,4 +1,4 @@
-"""Print pip's effective index settings, as uv's options (one a line) or as a pip.conf."""
+"""Print where and how pip gets its packages: as a pip.conf, or with --uv as environment variables for uv."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ import subprocess
 import sys
 import urllib.parse
 
-UV_OPTIONS = {
-    "index-url": "--default-index",
-    "extra-index-url": "--index",
-    "find-links": "--find-links",
-    "trusted-host": "--allow-insecure-host",
+UV_VARIABLES = {
+    "cert": "SSL_CERT_FILE",
+    "default-timeout": "UV_HTTP_TIMEOUT",
+    "extra-index-url": "UV_INDEX",
+    "find-links": "UV_FIND_LINKS",
+    "index-url": "UV_DEFAULT_INDEX",
+    "proxy": "ALL_PROXY",
+    "timeout": "UV_HTTP_TIMEOUT",
+    "trusted-host": "UV_INSECURE_HOST",
 }
-PLACES = ("index-url", "extra-index-url", "find-links")
-OTHERS = ("cert", "client-cert", "proxy", "timeout", "default-timeout")
+SEPARATED_BY_COMMA = {"UV_FIND_LINKS"}
+PLACES = {"extra-index-url", "find-links", "index-url"}
 
 
 def read() -> dict[str, list[str]]:
@@ -26,13 +30,11 @@ def read() -> dict[str, list[str]]:
     for origin in ("global.", "install.", ":env:."):
         for line in lines:
             key, _equals, value = line.partition("=")
-            if key.startswith(origin):
-                settings[key.removeprefix(origin)] = str(ast.literal_eval(value)).split()
-    return {
-        name: [value for value in values if name not in PLACES or exists(value)]
-        for name, values in settings.items()
-        if name in UV_OPTIONS or name in OTHERS
-    }
+            name = key.removeprefix(origin)
+            if key.startswith(origin) and name in UV_VARIABLES:
+                values = str(ast.literal_eval(value)).split()
+                settings[name] = [value for value in values if name not in PLACES or exists(value)]
+    return {name: values for name, values in settings.items() if values}
 
 
 def exists(place: str) -> bool:
@@ -44,14 +46,13 @@ def exists(place: str) -> bool:
 def main() -> None:
     settings = read()
     if sys.argv[1:] == ["--uv"]:
-        for name, option in UV_OPTIONS.items():
-            for value in settings.get(name, []):
-                print(f"{option}={value}")
+        for name, values in settings.items():
+            variable = UV_VARIABLES[name]
+            print(f"{variable}={(',' if variable in SEPARATED_BY_COMMA else ' ').join(values)}")
     else:
         print("[global]")
         for name, values in settings.items():
-            if values:
-                print(f"{name} = {' '.join(values)}")
+            print(f"{name} = {' '.join(values)}")
 
 
 if __name__ == "__main__":
