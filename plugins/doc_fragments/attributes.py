@@ -19,3 +19,17 @@ attributes:
   idempotent:
     description: When run twice in a row outside check mode with the same arguments, the second run changes nothing.
 """
+
+    INFO_MODULE = r"""
+options: {}
+attributes:
+  check_mode:
+    support: full
+    details: This module only reads.
+  diff_mode:
+    support: N/A
+    details: This module only reads.
+  idempotent:
+    support: full
+    details: This module only reads.
+"""

@@ -301,6 +301,10 @@ instance:
       description: Data directory.
       type: str
       sample: /var/lib/postgresql/17/main
+    installed:
+      description: Whether the server's programs are installed.
+      type: bool
+      sample: true
     exists:
       description: Whether there is a data directory.
       type: bool

@@ -15,9 +15,10 @@ description:
   - Works before PostgreSQL is installed too; RV(instance.exists) is then false.
 options:
   version:
-    description: Major version of PostgreSQL, from 13 to 18.
+    description:
+      - Major version of PostgreSQL, from 13 to 18.
+      - By default the one that the host's release carries, which is 15 on Debian 12 and 17 on Debian 13.
     type: int
-    required: true
   name:
     description: Name of the instance.
     type: str
@@ -103,16 +104,17 @@ from ansible_collections.headroom.scale.plugins.module_utils._postgresql.instanc
 
 def work(module):
     """Observe the instance and its host."""
-    wanted = Wanted(paths=options.paths(module.params), state="info")
     reference = module.params["reference_clock_s"]
     host = {**host_facts(), "clock_skew_s": None if reference is None else round(time.time() - reference, 3)}
+    version = module.params["version"] or options.release_version(host["distribution"], host["distribution_version"])
+    wanted = Wanted(paths=options.paths({**module.params, "version": version}), state="info")
     observed = observe(wanted)
     host["disk_free_bytes"] = observed.disk_free_bytes
     return {"changed": False, "instance": facts(observed, wanted), "host": host}
 
 
 def main():
-    spec = options.identity_spec().merge(ArgumentSpec({"reference_clock_s": {"type": "float"}}))
+    spec = options.identity_spec(version_required=False).merge(ArgumentSpec({"reference_clock_s": {"type": "float"}}))
     run(AnsibleModule(supports_check_mode=True, **spec.to_kwargs()), work)
 
 

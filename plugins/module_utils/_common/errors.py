@@ -17,7 +17,9 @@ class HeadroomError(Exception):
 
     code = "failed"
 
-    def __init__(self, message: str, *, code: str | None = None, result: dict[str, t.Any] | None = None, **facts: t.Any) -> None:
+    def __init__(
+        self, message: str, *, code: str | None = None, result: dict[str, t.Any] | None = None, **facts: t.Any
+    ) -> None:
         """Keep the sentence, a machine-readable code, the facts behind it and what had been seen so far.
 
         :param code: stable identifier for callers that branch on it.

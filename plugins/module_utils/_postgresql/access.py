@@ -19,7 +19,11 @@ def cidr(host: str) -> str:
 
 
 def replication_hba(
-    hosts: t.Sequence[str], replication_user: str, monitoring_user: str, monitoring_addresses: t.Sequence[str], tls: bool
+    hosts: t.Sequence[str],
+    replication_user: str,
+    monitoring_user: str,
+    monitoring_addresses: t.Sequence[str],
+    tls: bool,
 ) -> list[dict[str, str]]:
     """Return the entries that let members stream from, compare with and rewind to each other, and let health look.
 
@@ -34,6 +38,7 @@ def replication_hba(
         for host in sorted(hosts)
     ]
     entries += [
-        {"type": kind, "database": "postgres", "user": monitoring_user, "address": cidr(address)} for address in monitoring_addresses
+        {"type": kind, "database": "postgres", "user": monitoring_user, "address": cidr(address)}
+        for address in monitoring_addresses
     ]
     return [{**entry, "method": "scram-sha-256"} for entry in entries]

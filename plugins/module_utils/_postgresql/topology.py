@@ -103,14 +103,23 @@ def _find_primary(root: str, seen: t.Mapping[str, t.Mapping[str, t.Any] | None])
             f"switchover_to={candidate} to finish it, or with switchover_rollback=true to undo it."
         )
     if unreached:
-        return None, (f"No live primary was found, and these members were not reached, one of which may be it: {', '.join(unreached)}.")
+        return None, (
+            f"No live primary was found, and these members were not reached, one of which may be it: {', '.join(unreached)}."
+        )
     if not any(instance["exists"] for instance in reached.values()):
         return root, None
     if len(primaries) == 1:
         name = primaries[0]
-        newer = sorted(other for other, instance in reached.items() if (instance["timeline"] or 0) > (reached[name]["timeline"] or 0))
+        newer = sorted(
+            other
+            for other, instance in reached.items()
+            if (instance["timeline"] or 0) > (reached[name]["timeline"] or 0)
+        )
         if newer:
-            return None, f"{name} is a stopped primary on an older timeline than {', '.join(newer)}; it must not be started."
+            return (
+                None,
+                f"{name} is a stopped primary on an older timeline than {', '.join(newer)}; it must not be started.",
+            )
         return name, None
     if primaries:
         return None, f"No primary is live, and several were primaries before they stopped: {', '.join(primaries)}."

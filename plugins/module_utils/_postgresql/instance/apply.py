@@ -176,9 +176,13 @@ class Applier:
     def _start_clone(self) -> None:
         upstream, wanted = self.observed.upstream, self.wanted
         if upstream is None:
-            raise HeadroomError(f"Failed to copy a base backup for instance {self.label}: {self.observed.upstream_error}.")
+            raise HeadroomError(
+                f"Failed to copy a base backup for instance {self.label}: {self.observed.upstream_error}."
+            )
         if upstream.version != self.paths.version:
-            raise HeadroomError(f"Failed to copy a base backup for instance {self.label}: the upstream runs PostgreSQL {upstream.version}.")
+            raise HeadroomError(
+                f"Failed to copy a base backup for instance {self.label}: the upstream runs PostgreSQL {upstream.version}."
+            )
         needed, free = int(upstream.data_bytes * 1.1) + (64 << 20), self.observed.disk_free_bytes or 0
         if free < needed:
             raise HeadroomError(
@@ -195,7 +199,8 @@ class Applier:
             "--checkpoint=fast",
             "--progress",
             "--no-password",
-            "--dbname=" + conninfo({**upstream_conninfo(wanted), "application_name": f"{wanted.cluster_name or 'clone'}_clone"}),
+            "--dbname="
+            + conninfo({**upstream_conninfo(wanted), "application_name": f"{wanted.cluster_name or 'clone'}_clone"}),
         ]
         if wanted.slot_name:
             backup.append(f"--slot={wanted.slot_name}")
@@ -203,7 +208,13 @@ class Applier:
             backup.append(f"--max-rate={wanted.max_rate_kib_s}")
         script = 'log=$1; complete=$2; shift 2; "$@" 2>"$log" && : >"$complete"'
         node.run(
-            ["systemd-run", "--quiet", f"--unit={self.paths.clone_unit}", f"--property=User={node.USER}", "--setenv=LC_ALL=C.UTF-8"]
+            [
+                "systemd-run",
+                "--quiet",
+                f"--unit={self.paths.clone_unit}",
+                f"--property=User={node.USER}",
+                "--setenv=LC_ALL=C.UTF-8",
+            ]
             + ["--", "/bin/sh", "-c", script, "sh", self._clone_log_path, self.paths.incoming_complete, *backup],
             check=f"start a base backup for instance {self.label}",
         )
@@ -276,7 +287,9 @@ class Applier:
 
     def _stop_server(self) -> None:
         if node.running(self.paths):
-            node.run(["systemctl", "stop", self.paths.unit], timeout_s=START_TIMEOUT_S, check=f"stop instance {self.label}")
+            node.run(
+                ["systemctl", "stop", self.paths.unit], timeout_s=START_TIMEOUT_S, check=f"stop instance {self.label}"
+            )
         if node.running(self.paths):
             # started by other means than its unit
             node.run(
@@ -288,7 +301,12 @@ class Applier:
 
     def _stop(self, _step: Step) -> None:
         if self.observed.in_recovery is False:
-            node.psql(node.local_target(self.paths), "CHECKPOINT;", timeout_s=START_TIMEOUT_S, check="checkpoint before the stop")
+            node.psql(
+                node.local_target(self.paths),
+                "CHECKPOINT;",
+                timeout_s=START_TIMEOUT_S,
+                check="checkpoint before the stop",
+            )
         self._stop_server()
 
     def _disable(self, _step: Step) -> None:
@@ -311,7 +329,9 @@ class Applier:
                     return
             except (HeadroomError, OSError, IndexError):
                 if not node.running(self.paths):
-                    raise HeadroomError(f"Failed to {verb} instance {self.label}: {node.log_tail(self.paths)}") from None
+                    raise HeadroomError(
+                        f"Failed to {verb} instance {self.label}: {node.log_tail(self.paths)}"
+                    ) from None
             if time.monotonic() > deadline:
                 # it runs; whether it may be relied on is for the health verdict to say
                 return
@@ -322,7 +342,12 @@ class Applier:
 
     def _restart(self, _step: Step) -> None:
         if self.observed.in_recovery is False:
-            node.psql(node.local_target(self.paths), "CHECKPOINT;", timeout_s=START_TIMEOUT_S, check="checkpoint before the restart")
+            node.psql(
+                node.local_target(self.paths),
+                "CHECKPOINT;",
+                timeout_s=START_TIMEOUT_S,
+                check="checkpoint before the restart",
+            )
         self._launch("restart")
 
     def _reload(self, _step: Step) -> None:
@@ -347,7 +372,9 @@ class Applier:
                 if path in self.files and content != self.files[path].content:
                     self._put(path, content, self.files[path].mode)
             node.psql(target, "SELECT pg_reload_conf();")
-            raise HeadroomError(f"Failed to reload instance {self.label}: {fault}. The former configuration was restored.")
+            raise HeadroomError(
+                f"Failed to reload instance {self.label}: {fault}. The former configuration was restored."
+            )
 
     def _reset(self, step: Step) -> None:
         names = step.object.split(", ")
@@ -444,7 +471,12 @@ class Applier:
             raise HeadroomError(f"Failed to fence instance {self.label}: it is {state!r} instead of 'shut down'.")
         checkpoint, timeline = figures["Latest checkpoint location"], int(figures["Latest checkpoint's TimeLineID"])
         done = node.run(
-            [f"{self.paths.bin}/pg_waldump", f"--path={self.paths.data}/pg_wal", f"--timeline={timeline}", f"--start={checkpoint}"],
+            [
+                f"{self.paths.bin}/pg_waldump",
+                f"--path={self.paths.data}/pg_wal",
+                f"--timeline={timeline}",
+                f"--start={checkpoint}",
+            ],
             user=node.USER,
         )
         records = re.findall(r"len \(rec/tot\):\s*\d+/\s*(\d+),.*lsn: ([0-9A-F/]+),.*desc: (\S+)", done.stdout)
@@ -483,7 +515,12 @@ class Applier:
                 code="diverged",
             )
         answer = node.psql(
-            target, f"SELECT pg_promote(true, {PROMOTE_TIMEOUT_S});", timeout_s=PROMOTE_TIMEOUT_S + 10, check="promote the candidate"
+            target,
+            f"SELECT pg_promote(true, {PROMOTE_TIMEOUT_S});",
+            timeout_s=PROMOTE_TIMEOUT_S + 10,
+            check="promote the candidate",
         )
         if answer != "t":
-            raise HeadroomError(f"Failed to promote instance {self.label}: it did not finish within {PROMOTE_TIMEOUT_S} s.")
+            raise HeadroomError(
+                f"Failed to promote instance {self.label}: it did not finish within {PROMOTE_TIMEOUT_S} s."
+            )

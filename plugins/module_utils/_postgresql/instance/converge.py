@@ -25,6 +25,7 @@ def facts(observed: Observed, wanted: Wanted) -> dict[str, t.Any]:
         "version": wanted.paths.version,
         "name": wanted.paths.name,
         "data_directory": wanted.paths.data,
+        "installed": observed.installed,
         "exists": observed.data_exists,
         "role": observed.role,
         "running": observed.running,
@@ -52,7 +53,11 @@ def diff(observed: Observed, wanted: Wanted, steps: Plan) -> list[dict[str, str]
                 {
                     "before_header": step.object,
                     "after_header": step.object,
-                    "before": "" if before is None else hidden.replace("not shown", "former, not shown") if file.secret else before,
+                    "before": ""
+                    if before is None
+                    else hidden.replace("not shown", "former, not shown")
+                    if file.secret
+                    else before,
                     "after": hidden if file.secret else file.content,
                 }
             )

@@ -43,7 +43,9 @@ def parse(text: str) -> dict[str, str]:
 
 def conninfo(pairs: t.Mapping[str, t.Any]) -> str:
     """Return a libpq connection string with every value quoted."""
-    return " ".join("{0}='{1}'".format(name, str(value).replace("\\", "\\\\").replace("'", "\\'")) for name, value in pairs.items())
+    return " ".join(
+        "{0}='{1}'".format(name, str(value).replace("\\", "\\\\").replace("'", "\\'")) for name, value in pairs.items()
+    )
 
 
 def upstream_conninfo(wanted: Wanted) -> dict[str, t.Any]:
@@ -135,6 +137,9 @@ def files(wanted: Wanted, observed: Observed) -> dict[str, File]:
     if wanted.tls_ca:
         result[f"{config}/tls/ca.crt"] = File(wanted.tls_ca)
     if wanted.replication:
-        escaped = [part.replace("\\", "\\\\").replace(":", "\\:") for part in (wanted.replication.name, wanted.replication.password)]
+        escaped = [
+            part.replace("\\", "\\\\").replace(":", "\\:")
+            for part in (wanted.replication.name, wanted.replication.password)
+        ]
         result[wanted.paths.passfile] = File(f"*:*:*:{escaped[0]}:{escaped[1]}\n", 0o600, secret=True)
     return result

@@ -35,10 +35,20 @@ def run(
     variables = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", **(environment or {})}
     try:
         done = subprocess.run(
-            command, input=stdin, capture_output=True, text=True, errors="replace", timeout=timeout_s, env=variables, cwd="/", check=False
+            command,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            env=variables,
+            cwd="/",
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise HeadroomError(f"Failed to {check or argv[0]}: no answer within {timeout_s:g} s.", code="timeout") from error
+        raise HeadroomError(
+            f"Failed to {check or argv[0]}: no answer within {timeout_s:g} s.", code="timeout"
+        ) from error
     except OSError as error:
         raise HeadroomError(f"Failed to {check or argv[0]}: {error.strerror}.", code="missing_program") from error
     if check and done.returncode:
@@ -91,7 +101,9 @@ def running(paths: Paths) -> bool:
 def log_tail(paths: Paths, lines: int = 4) -> str:
     """Return the last lines of the server's log in one line, for an error message."""
     try:
-        with open(f"/var/log/postgresql/postgresql-{paths.version}-{paths.name}.log", encoding="utf-8", errors="replace") as file:
+        with open(
+            f"/var/log/postgresql/postgresql-{paths.version}-{paths.name}.log", encoding="utf-8", errors="replace"
+        ) as file:
             return " | ".join(line.strip() for line in file.readlines()[-lines:])
     except OSError:
         return "there is no log"

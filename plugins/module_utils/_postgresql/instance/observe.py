@@ -148,9 +148,15 @@ def _read(path: str) -> str | None:
 def _offline(paths: Paths, facts: dict[str, t.Any]) -> None:
     facts["control"] = figures = control(paths)
     facts["system_identifier"] = figures.get("Database system identifier")
-    positions = [figures.get("Latest checkpoint location", "0/0"), figures.get("Minimum recovery ending location", "0/0")]
+    positions = [
+        figures.get("Latest checkpoint location", "0/0"),
+        figures.get("Minimum recovery ending location", "0/0"),
+    ]
     facts["lsn"] = max(lsn_to_int(position) for position in positions)
-    timelines = [figures.get("Latest checkpoint's TimeLineID", "0"), figures.get("Min recovery ending loc's timeline", "0")]
+    timelines = [
+        figures.get("Latest checkpoint's TimeLineID", "0"),
+        figures.get("Min recovery ending loc's timeline", "0"),
+    ]
     facts["timeline"] = max(int(timeline) for timeline in timelines)
 
 

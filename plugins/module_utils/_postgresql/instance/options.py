@@ -20,11 +20,27 @@ OWN_SETTINGS = (
 )  # fmt: skip
 
 
-def identity_spec() -> ArgumentSpec:
+RELEASES = {("debian", "12"): 15, ("debian", "13"): 17}
+"""The major version that a release of the distribution carries."""
+
+
+def release_version(distribution: str, distribution_version: str) -> int:
+    """Return the major version that a release carries.
+
+    :raises OptionError: for a release that is not known, since then the version must be given.
+    """
+    try:
+        return RELEASES[(distribution, distribution_version)]
+    except KeyError:
+        remedy = f"{distribution} {distribution_version} is not known to carry one: give the major version to use."
+        raise OptionError("version", None, remedy) from None
+
+
+def identity_spec(*, version_required: bool = True) -> ArgumentSpec:
     """Which instance is meant."""
     return ArgumentSpec(
         {
-            "version": {"type": "int", "required": True},
+            "version": {"type": "int", "required": version_required},
             "name": {"type": "str", "default": "main"},
             "data_directory": {"type": "path"},
         }
@@ -36,7 +52,11 @@ def instance_spec() -> ArgumentSpec:
     login = {"name": {"type": "str", "required": True}, "password": {"type": "str", "required": True, "no_log": True}}
     return ArgumentSpec(
         {
-            "state": {"type": "str", "default": "present", "choices": ["present", "stopped", "absent", "fenced", "promoted"]},
+            "state": {
+                "type": "str",
+                "default": "present",
+                "choices": ["present", "stopped", "absent", "fenced", "promoted"],
+            },
             "role": {"type": "str", "choices": ["primary", "replica"]},
             "port": {"type": "int", "default": 5432},
             "settings": {"type": "dict", "default": {}},
@@ -49,7 +69,11 @@ def instance_spec() -> ArgumentSpec:
                     "database": {"type": "str", "required": True},
                     "user": {"type": "str", "required": True},
                     "address": {"type": "str"},
-                    "method": {"type": "str", "default": "scram-sha-256", "choices": ["scram-sha-256", "cert", "peer", "reject"]},
+                    "method": {
+                        "type": "str",
+                        "default": "scram-sha-256",
+                        "choices": ["scram-sha-256", "cert", "peer", "reject"],
+                    },
                     "options": {"type": "str"},
                 },
             },
@@ -95,10 +119,20 @@ def paths(params: t.Mapping[str, t.Any]) -> Paths:
     """
     version, name = params["version"], params["name"]
     _check("version", version, 13 <= version <= 18, "give a major version from 13 to 18.")
-    _check("name", name, re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.]*", name) is not None, "use letters, digits, '_' and '.' only.")
+    _check(
+        "name",
+        name,
+        re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.]*", name) is not None,
+        "use letters, digits, '_' and '.' only.",
+    )
     data = params["data_directory"] or f"/var/lib/postgresql/{version}/{name}"
     deep = data.startswith("/") and len([part for part in data.split("/") if part]) >= 2
-    _check("data_directory", data, deep and "'" not in data and "\n" not in data, "give an absolute path below a directory of its own.")
+    _check(
+        "data_directory",
+        data,
+        deep and "'" not in data and "\n" not in data,
+        "give an absolute path below a directory of its own.",
+    )
     return Paths(version, name, data.rstrip("/"))
 
 
@@ -114,9 +148,24 @@ def _hba(entries: t.Sequence[t.Mapping[str, t.Any]]) -> list[dict[str, t.Any]]:
                 "one word without blanks, line breaks or '#' is needed.",
             )
         local = entry["type"] == "local"
-        _check(f"{place}.address", entry.get("address"), local != bool(entry.get("address")), "give it for host types, and for them alone.")
-        _check(f"{place}.method", entry["method"], local or entry["method"] != "peer", "'peer' works for type 'local' alone.")
-        _check(f"{place}.method", entry["method"], entry["method"] != "cert" or entry["type"] == "hostssl", "'cert' needs 'hostssl'.")
+        _check(
+            f"{place}.address",
+            entry.get("address"),
+            local != bool(entry.get("address")),
+            "give it for host types, and for them alone.",
+        )
+        _check(
+            f"{place}.method",
+            entry["method"],
+            local or entry["method"] != "peer",
+            "'peer' works for type 'local' alone.",
+        )
+        _check(
+            f"{place}.method",
+            entry["method"],
+            entry["method"] != "cert" or entry["type"] == "hostssl",
+            "'cert' needs 'hostssl'.",
+        )
     return [dict(entry) for entry in entries]
 
 
@@ -133,7 +182,9 @@ def _login(option: str, value: t.Mapping[str, t.Any] | None, purpose: str) -> Lo
     if value is None:
         return None
     name, password = value["name"], value["password"]
-    _check(f"{option}.name", name, re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", name) is not None, "use a-z, 0-9 and '_' only.")
+    _check(
+        f"{option}.name", name, re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", name) is not None, "use a-z, 0-9 and '_' only."
+    )
     fits = password.isascii() and password.isprintable() and len(password) >= 8
     _check(f"{option}.password", "(hidden)", fits, "give at least 8 printable ASCII characters.")
     return Login(name, password, purpose)
@@ -141,7 +192,9 @@ def _login(option: str, value: t.Mapping[str, t.Any] | None, purpose: str) -> Lo
 
 def _slot_names(params: t.Mapping[str, t.Any]) -> None:
     prefix = params["slot_prefix"]
-    _check("slot_prefix", prefix, re.fullmatch(r"[a-z0-9_]{3,30}", prefix) is not None, "use 3 to 30 of a-z, 0-9 and '_'.")
+    _check(
+        "slot_prefix", prefix, re.fullmatch(r"[a-z0-9_]{3,30}", prefix) is not None, "use 3 to 30 of a-z, 0-9 and '_'."
+    )
     for name in params["slots"]:
         _check("slots", name, re.fullmatch(r"[a-z0-9_]{1,63}", name) is not None, "use at most 63 of a-z, 0-9 and '_'.")
         _check("slots", name, name.startswith(prefix), f"begin it with the slot_prefix {prefix!r}.")
@@ -161,9 +214,19 @@ def wanted(params: t.Mapping[str, t.Any]) -> Wanted:
     _slot_names(params)
     for option in ("locale", "cluster_name", "slot_name", "candidate"):
         value = params[option]
-        _check(option, value, value is None or re.fullmatch(r"[\w.@-]{1,63}", value) is not None, "use letters, digits, '_', '.', '-'.")
+        _check(
+            option,
+            value,
+            value is None or re.fullmatch(r"[\w.@-]{1,63}", value) is not None,
+            "use letters, digits, '_', '.', '-'.",
+        )
     end = params["wal_end_lsn"]
-    _check("wal_end_lsn", end, end is None or re.fullmatch(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}", end) is not None, "give it as X/X.")
+    _check(
+        "wal_end_lsn",
+        end,
+        end is None or re.fullmatch(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}", end) is not None,
+        "give it as X/X.",
+    )
     _check("wal_end_lsn", end, end is None or lsn_to_int(end) > 0, "give a position beyond 0/0.")
     upstream = params["upstream"]
     if upstream is not None:

@@ -42,7 +42,9 @@ def _name(wanted: Wanted) -> str:
 
 def _present(observed: Observed, wanted: Wanted) -> Plan:
     warnings: list[str] = []
-    before, after = _data_primary(observed, wanted) if wanted.role == "primary" else _data_replica(observed, wanted, warnings)
+    before, after = (
+        _data_primary(observed, wanted) if wanted.role == "primary" else _data_replica(observed, wanted, warnings)
+    )
     steps = list(before)
     written = _write(observed, wanted)
     steps += written
@@ -63,7 +65,9 @@ def _present(observed: Observed, wanted: Wanted) -> Plan:
     else:
         pending = restart_names(observed, wanted)
         if pending and wanted.restart:
-            steps.append(Step("restart", wanted.paths.unit, "settings that only a restart applies: " + ", ".join(pending)))
+            steps.append(
+                Step("restart", wanted.paths.unit, "settings that only a restart applies: " + ", ".join(pending))
+            )
         elif written or own:
             steps.append(Step("reload", wanted.paths.unit, "the configuration changed"))
     if wanted.role == "primary":
@@ -83,13 +87,17 @@ def _conf(wanted: Wanted) -> str:
 
 def _check_data_path(observed: Observed, wanted: Wanted) -> None:
     if observed.data_in_use and not observed.data_exists:
-        raise PlanError(f"{wanted.paths.data} is not empty and is no data directory of PostgreSQL. Move it away yourself.")
+        raise PlanError(
+            f"{wanted.paths.data} is not empty and is no data directory of PostgreSQL. Move it away yourself."
+        )
 
 
 def _data_primary(observed: Observed, wanted: Wanted) -> tuple[list[Step], list[Step]]:
     _check_data_path(observed, wanted)
     if observed.rewinding:
-        raise PlanError(f"Instance {_name(wanted)} was left half rewound ({wanted.paths.rewinding}): it cannot be a primary.")
+        raise PlanError(
+            f"Instance {_name(wanted)} was left half rewound ({wanted.paths.rewinding}): it cannot be a primary."
+        )
     if observed.data_exists and observed.role == "replica":
         if observed.fence is not None:
             raise PlanError(
@@ -97,7 +105,9 @@ def _data_primary(observed: Observed, wanted: Wanted) -> tuple[list[Step], list[
                 "interrupted. Run the switchover playbook again to finish it.",
                 code="fenced",
             )
-        raise PlanError(f"Instance {_name(wanted)} is a replica and was declared primary. Promote it with the switchover playbook.")
+        raise PlanError(
+            f"Instance {_name(wanted)} is a replica and was declared primary. Promote it with the switchover playbook."
+        )
     if observed.data_exists:
         return [], []
     return [Step("create", wanted.paths.data, "there is no data directory")], []
@@ -120,7 +130,13 @@ def _data_replica(observed: Observed, wanted: Wanted, warnings: list[str]) -> tu
     if observed.incoming_complete and replaceable:
         return [], [Step("swap", wanted.paths.data, "a base backup is complete and waits to take its place")]
     if not observed.data_exists or (observed.cloning and replaceable):
-        return [], [Step("clone", wanted.paths.data, "there is no data directory" if not observed.data_exists else "a base backup runs")]
+        return [], [
+            Step(
+                "clone",
+                wanted.paths.data,
+                "there is no data directory" if not observed.data_exists else "a base backup runs",
+            )
+        ]
     if observed.rewinding:
         return [], _rebuild(observed, wanted, "clone", "a former rewind was interrupted, so its data cannot be trusted")
     if observed.upstream is None:
@@ -129,12 +145,16 @@ def _data_replica(observed: Observed, wanted: Wanted, warnings: list[str]) -> tu
                 f"Instance {_name(wanted)} was a primary and its upstream cannot be asked whether the two have diverged: "
                 f"{observed.upstream_error}."
             )
-        warnings.append(f"The data directory was left as it is, since the upstream cannot be asked: {observed.upstream_error}")
+        warnings.append(
+            f"The data directory was left as it is, since the upstream cannot be asked: {observed.upstream_error}"
+        )
         return [], []
     fallen = diagnose(observed)
     if fallen is None:
         if observed.role == "primary":
-            return [], [Step("demote", wanted.paths.data, "a former primary that was shut down cleanly and has not diverged")]
+            return [], [
+                Step("demote", wanted.paths.data, "a former primary that was shut down cleanly and has not diverged")
+            ]
         return [], []
     kind, why = fallen
     if kind == "foreign":
@@ -162,13 +182,22 @@ def diagnose(observed: Observed) -> tuple[str, str] | None:
     if timeline != upstream.timeline:
         switch = dict(upstream.history).get(timeline)
         if switch is None:
-            return "rewind", f"its timeline {timeline} is not in the history of the upstream's timeline {upstream.timeline}"
+            return (
+                "rewind",
+                f"its timeline {timeline} is not in the history of the upstream's timeline {upstream.timeline}",
+            )
         if lsn > switch:
-            return "rewind", f"it went on to {int_to_lsn(lsn)} on timeline {timeline}, which the upstream left at {int_to_lsn(switch)}"
+            return (
+                "rewind",
+                f"it went on to {int_to_lsn(lsn)} on timeline {timeline}, which the upstream left at {int_to_lsn(switch)}",
+            )
     elif lsn > upstream.lsn:
         return "rewind", f"it is at {int_to_lsn(lsn)}, ahead of the upstream's {int_to_lsn(upstream.lsn)}"
     if upstream.oldest_wal is not None and lsn < upstream.oldest_wal:
-        return "clone", f"it needs WAL from {int_to_lsn(lsn)}, and the upstream's oldest is {int_to_lsn(upstream.oldest_wal)}"
+        return (
+            "clone",
+            f"it needs WAL from {int_to_lsn(lsn)}, and the upstream's oldest is {int_to_lsn(upstream.oldest_wal)}",
+        )
     return None
 
 
@@ -250,7 +279,9 @@ def _slots(observed: Observed, wanted: Wanted) -> tuple[list[Step], list[str]]:
 
 def _stopped(observed: Observed, wanted: Wanted) -> Plan:
     if observed.running and observed.in_recovery is False:
-        raise PlanError(f"Instance {_name(wanted)} is a running primary: only a replica can be stopped. Switch over first.")
+        raise PlanError(
+            f"Instance {_name(wanted)} is a running primary: only a replica can be stopped. Switch over first."
+        )
     steps = []
     if observed.autostart == "auto":
         steps.append(Step("disable", wanted.paths.unit, "it must stay stopped"))
@@ -301,7 +332,11 @@ def _promoted(observed: Observed, wanted: Wanted) -> Plan:
     if observed.fence is not None and not observed.running:
         return Plan(
             [
-                Step("unfence", wanted.paths.standby_signal, "the switchover is rolled back: the former primary is primary again"),
+                Step(
+                    "unfence",
+                    wanted.paths.standby_signal,
+                    "the switchover is rolled back: the former primary is primary again",
+                ),
                 Step("start", wanted.paths.unit, "the server must run"),
                 Step("unjournal", wanted.paths.fence, "the fence is gone"),
             ]
@@ -311,7 +346,9 @@ def _promoted(observed: Observed, wanted: Wanted) -> Plan:
     if observed.replay_paused:
         raise PlanError(f"Instance {_name(wanted)} has paused its replay: run SELECT pg_wal_replay_resume() first.")
     if not wanted.wal_end_lsn:
-        raise PlanError("Option 'wal_end_lsn' is missing: a replica is promoted only up to the end of the fenced primary's WAL.")
+        raise PlanError(
+            "Option 'wal_end_lsn' is missing: a replica is promoted only up to the end of the fenced primary's WAL."
+        )
     if observed.lsn is not None and observed.lsn > lsn_to_int(wanted.wal_end_lsn):
         raise PlanError(
             f"Instance {_name(wanted)} has replayed {int_to_lsn(observed.lsn)}, beyond the fenced primary's end "
