@@ -39,10 +39,18 @@ test: setup  ## Run everything that must pass: lint, sanity, unit, molecule
 
 .PHONY: lint
 lint: setup  ## ansible-lint (production profile), ruff, changelog fragments
-	ruff check --output-format concise
-	ruff format --check --output-format concise
-	antsibull-changelog lint
-	ansible-lint --offline --profile production
+	@status=0; \
+	for check in "ruff check --output-format concise" "ruff format --check --output-format concise" \
+		"shellcheck .ci/run tools/build tools/run-stages tools/sanity tools/setup" \
+		"antsibull-changelog lint" "ansible-lint --offline --profile production"; do \
+		echo "$$check"; $$check || status=1; \
+	done; \
+	exit $$status
+
+.PHONY: format
+format: setup  ## Format the Python code and mend what ruff can
+	ruff check --fix --quiet || true
+	ruff format
 
 .PHONY: sanity
 sanity: setup  ## ansible-test sanity
