@@ -63,7 +63,7 @@ unit: setup  ## Unit tests
 .PHONY: molecule
 molecule: setup  ## All Molecule scenarios on one lab; make molecule SCENARIO=name for one
 	molecule reset --all
-	molecule test --report $(if $(SCENARIO),--scenario-name $(SCENARIO),--all)
+	molecule test --report --no-command-borders $(if $(SCENARIO),--scenario-name $(SCENARIO),--all)
 
 .PHONY: bench
 bench: $(BENCHES:%=bench-%)  ## All benchmarks on the running lab; make bench-NAME for one
