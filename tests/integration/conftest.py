@@ -73,9 +73,20 @@ class Lab:
             "CONTAINERS_CONF": str(STATE / "containers.conf"),
         }
 
-    def play(self, playbook: str, *arguments: str, inventories: Sequence[Path] = INVENTORIES, fails: bool = False, **variables: Any) -> Play:
+    def play(
+        self,
+        playbook: str,
+        *arguments: str,
+        inventories: Sequence[Path] = INVENTORIES,
+        fails: bool = False,
+        **variables: Any,
+    ) -> Play:
         """Run a playbook with JSON output and require that it ends as expected."""
-        command = ["ansible-playbook", *(f"--inventory={path}" for path in inventories), str(ROOT / "playbooks" / playbook)]
+        command = [
+            "ansible-playbook",
+            *(f"--inventory={path}" for path in inventories),
+            str(ROOT / "playbooks" / playbook),
+        ]
         command += [*arguments, "--extra-vars", json.dumps(variables)]
         play = Play(
             subprocess.run(
@@ -117,7 +128,11 @@ class Lab:
             + ["--module-name=headroom.scale.postgresql_instance", f"--args={arguments}"],
             capture_output=True,
             text=True,
-            env={**self.environment, "ANSIBLE_CALLBACK_RESULT_FORMAT": "json", "ANSIBLE_LOAD_CALLBACK_PLUGINS": "false"},
+            env={
+                **self.environment,
+                "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
+                "ANSIBLE_LOAD_CALLBACK_PLUGINS": "false",
+            },
             cwd=ROOT,
             timeout=300,
             check=False,

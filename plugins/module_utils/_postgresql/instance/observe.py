@@ -20,11 +20,19 @@ from . import node
 from .files import conninfo, files, upstream_conninfo
 from .model import Observed, Paths, UpstreamFacts, Wanted, lsn_to_int
 
+# a replica that receives nothing and has had no restart point since its last switch of timelines shows the former one in
+# its control file; the segment that its position lies in carries the right one
 _TIMELINE = """
   CASE WHEN pg_is_in_recovery() THEN greatest(
       (SELECT timeline_id FROM pg_control_checkpoint()),
       (SELECT min_recovery_end_timeline FROM pg_control_recovery()),
-      (SELECT received_tli FROM pg_stat_wal_receiver))
+      (SELECT received_tli FROM pg_stat_wal_receiver),
+      (SELECT max(('x' || substr(file.name, 1, 8))::bit(32)::int)
+       FROM (SELECT (greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0')::bigint - 1 AS byte) AS at,
+         (SELECT setting::bigint AS bytes FROM pg_settings WHERE name = 'wal_segment_size') AS segment,
+         pg_ls_waldir() AS file
+       WHERE file.name ~ '^[0-9A-F]{24}$' AND substr(file.name, 9) = upper(
+         lpad(to_hex(at.byte / 4294967296), 8, '0') || lpad(to_hex(at.byte % 4294967296 / segment.bytes), 8, '0'))))
     ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END
 """
 
@@ -143,6 +151,13 @@ def _read(path: str) -> str | None:
             return file.read()
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def segment_timelines(names: t.Iterable[str], lsn: int, segment_bytes: int) -> list[int]:
+    """Return the timelines of the WAL segments, among file names, that hold the byte before a position."""
+    segment, per_log = max(lsn - 1, 0) // segment_bytes, (1 << 32) // segment_bytes
+    suffix = f"{segment // per_log:08X}{segment % per_log:08X}"
+    return [int(name[:8], 16) for name in names if len(name) == 24 and name[8:] == suffix]
 
 
 def _offline(paths: Paths, facts: dict[str, t.Any]) -> None:
