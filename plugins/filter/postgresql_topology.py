@@ -14,7 +14,9 @@ description:
   - After a switchover the tree is hung from the live primary; the former primary takes a place below it.
 options:
   _input:
-    description: For each member C(name), C(upstream) (empty on the declared primary) and C(seen), which is RV(headroom.scale.postgresql_instance_info#module:instance) or null.
+    description:
+      - For each member C(name), C(upstream) (empty on the declared primary) and C(seen).
+      - C(seen) is RV(headroom.scale.postgresql_instance_info#module:instance), or null for a member that was not reached.
     type: list
     elements: dict
     required: true

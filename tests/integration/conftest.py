@@ -124,8 +124,10 @@ class Lab:
         """Run postgresql_instance on a host and return its result."""
         arguments = json.dumps({"version": 17, **options})
         done = subprocess.run(
-            ["ansible", host, f"--inventory={INVENTORIES[0]}", f"--inventory={INVENTORIES[1]}", "--become"]
-            + ["--module-name=headroom.scale.postgresql_instance", f"--args={arguments}"],
+            [
+                *("ansible", host, f"--inventory={INVENTORIES[0]}", f"--inventory={INVENTORIES[1]}", "--become"),
+                *("--module-name=headroom.scale.postgresql_instance", f"--args={arguments}"),
+            ],
             capture_output=True,
             text=True,
             env={

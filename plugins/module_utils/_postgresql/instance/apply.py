@@ -214,8 +214,10 @@ class Applier:
                 f"--unit={self.paths.clone_unit}",
                 f"--property=User={node.USER}",
                 "--setenv=LC_ALL=C.UTF-8",
-            ]
-            + ["--", "/bin/sh", "-c", script, "sh", self._clone_log_path, self.paths.incoming_complete, *backup],
+                "--",
+                *("/bin/sh", "-c", script, "sh", self._clone_log_path, self.paths.incoming_complete),
+                *backup,
+            ],
             check=f"start a base backup for instance {self.label}",
         )
 

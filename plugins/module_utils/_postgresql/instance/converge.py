@@ -98,7 +98,7 @@ def converge(wanted: Wanted, *, check_mode: bool, slice_s: float = 5) -> dict[st
             progress = unfinished.progress
             break
         except HeadroomError as error:
-            error.result = {"changed": True, "plan": done, "instance": facts(observed, wanted)}
+            error.result = {"changed": observed.installed, "plan": done, "instance": facts(observed, wanted)}
             raise
         observed = observe(wanted)
     else:

@@ -33,10 +33,7 @@ def parse(text: str) -> dict[str, str]:
             continue
         value = value.strip()
         quoted = re.match(r"'((?:[^'\\]|\\.|'')*)", value)
-        if quoted:
-            value = re.sub(r"\\(.)|'(')", r"\1\2", quoted[1])
-        else:
-            value = value.partition("#")[0].strip()
+        value = re.sub(r"\\(.)|'(')", r"\1\2", quoted[1]) if quoted else value.partition("#")[0].strip()
         values[name] = value
     return values
 
@@ -44,7 +41,7 @@ def parse(text: str) -> dict[str, str]:
 def conninfo(pairs: t.Mapping[str, t.Any]) -> str:
     """Return a libpq connection string with every value quoted."""
     return " ".join(
-        "{0}='{1}'".format(name, str(value).replace("\\", "\\\\").replace("'", "\\'")) for name, value in pairs.items()
+        "{}='{}'".format(name, str(value).replace("\\", "\\\\").replace("'", "\\'")) for name, value in pairs.items()
     )
 
 

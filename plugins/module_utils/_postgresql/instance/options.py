@@ -173,7 +173,7 @@ def _settings(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     for name, value in settings.items():
         _check("settings", name, re.fullmatch(r"[a-z_][a-z0-9_.]*", name) is not None, "a setting's name is needed.")
         _check("settings", name, name not in OWN_SETTINGS, "this setting follows from the other options; leave it out.")
-        fits = isinstance(value, (bool, int, float, str)) and "\n" not in str(value)
+        fits = isinstance(value, (bool, int, float, str)) and not set("\r\n") & set(str(value))
         _check(f"settings.{name}", value, fits, "give one number, truth value or line of text.")
     return dict(settings)
 
@@ -228,6 +228,13 @@ def wanted(params: t.Mapping[str, t.Any]) -> Wanted:
         "give it as X/X.",
     )
     _check("wal_end_lsn", end, end is None or lsn_to_int(end) > 0, "give a position beyond 0/0.")
+    names = [(params[option] or {}).get("name") for option in ("replication_login", "monitoring_login")]
+    _check(
+        "monitoring_login.name",
+        names[1],
+        names[1] is None or names[0] != names[1],
+        "give it another name than replication's.",
+    )
     upstream = params["upstream"]
     if upstream is not None:
         host = upstream["host"]

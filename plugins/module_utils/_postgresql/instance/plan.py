@@ -70,15 +70,28 @@ def _present(observed: Observed, wanted: Wanted) -> Plan:
             )
         elif written or own:
             steps.append(Step("reload", wanted.paths.unit, "the configuration changed"))
-    if wanted.role == "primary":
-        steps += _logins(observed, wanted)
-    slot_steps, in_use = _slots(observed, wanted)
-    steps += slot_steps
+    in_use: list[str] = []
+    if observed.running or not observed.data_exists:
+        # a stopped server cannot be asked for its logins and slots: they are seen to once it runs
+        if wanted.role == "primary":
+            steps += _logins(observed, wanted)
+        slot_steps, in_use = _slots(observed, wanted)
+        steps += slot_steps
     if observed.replaced and not built and observed.streaming:
         steps.append(Step("discard", wanted.paths.replaced, "its successor streams"))
+    steps += _leftover_fence(observed, wanted)
+    return Plan(steps, () if wanted.restart else pending, warnings, in_use)
+
+
+def _leftover_fence(observed: Observed, wanted: Wanted) -> list[Step]:
+    steps = []
+    if observed.running and observed.in_recovery is False and observed.standby_signal:
+        steps.append(
+            Step("unfence", wanted.paths.standby_signal, "a live primary must be one after its next start too")
+        )
     if observed.fence is not None:
         steps.append(Step("unjournal", wanted.paths.fence, "the switchover is over"))
-    return Plan(steps, () if wanted.restart else pending, warnings, in_use)
+    return steps
 
 
 def _conf(wanted: Wanted) -> str:
@@ -298,11 +311,9 @@ def _absent(observed: Observed, wanted: Wanted) -> Plan:
         steps.append(Step("stop", wanted.paths.unit, "it must not run"))
     if observed.config_exists:
         steps.append(Step("remove", wanted.paths.config, "the instance must be absent"))
-    for path, exists in (
-        (wanted.paths.data, observed.data_in_use),
-        (wanted.paths.incoming, observed.incoming or observed.incoming_complete),
-        (wanted.paths.replaced, observed.replaced),
-    ):
+    if observed.incoming or observed.incoming_complete:
+        steps.append(Step("discard", wanted.paths.incoming, "the instance must be absent"))
+    for path, exists in ((wanted.paths.data, observed.data_in_use), (wanted.paths.replaced, observed.replaced)):
         if exists:
             steps.append(Step("remove", path, "the instance must be absent"))
     return Plan(steps)
@@ -313,7 +324,10 @@ def _fenced(observed: Observed, wanted: Wanted) -> Plan:
     if not fenced and observed.role != "primary":
         raise PlanError(f"Instance {_name(wanted)} is no primary: there are no writes to fence.")
     if fenced and observed.running and observed.in_recovery:
-        raise PlanError(f"Instance {_name(wanted)} is fenced and already runs as a replica.")
+        raise PlanError(
+            f"Instance {_name(wanted)} was fenced and has been started since. Undo the switchover, then do it again.",
+            code="fenced",
+        )
     steps = []
     if not fenced:
         steps.append(Step("fence", wanted.paths.standby_signal, "from its next start on the server refuses writes"))
@@ -328,19 +342,19 @@ def _promoted(observed: Observed, wanted: Wanted) -> Plan:
     if not observed.data_exists:
         raise PlanError(f"Instance {_name(wanted)} does not exist: there is nothing to promote.")
     if observed.role == "primary" and observed.running:
-        return Plan([Step("unjournal", wanted.paths.fence, "the fence is gone")] if observed.fence is not None else [])
-    if observed.fence is not None and not observed.running:
-        return Plan(
-            [
-                Step(
-                    "unfence",
-                    wanted.paths.standby_signal,
-                    "the switchover is rolled back: the former primary is primary again",
-                ),
-                Step("start", wanted.paths.unit, "the server must run"),
-                Step("unjournal", wanted.paths.fence, "the fence is gone"),
-            ]
-        )
+        return Plan(_leftover_fence(observed, wanted))
+    if observed.fence is not None and not wanted.wal_end_lsn:
+        steps = [Step("stop", wanted.paths.unit, "it was started behind its fence")] if observed.running else []
+        steps += [
+            Step(
+                "unfence",
+                wanted.paths.standby_signal,
+                "the switchover is rolled back: the former primary is primary again",
+            ),
+            Step("start", wanted.paths.unit, "the server must run"),
+            Step("unjournal", wanted.paths.fence, "the fence is gone"),
+        ]
+        return Plan(steps)
     if not observed.running:
         raise PlanError(f"Instance {_name(wanted)} does not run: only a running replica can be promoted.")
     if observed.replay_paused:

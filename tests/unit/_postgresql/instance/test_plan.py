@@ -506,6 +506,25 @@ def test_slots(
 # --- stopped, absent, fenced, promoted
 
 
+def test_a_live_primary_that_a_killed_switchover_left_marked_is_one_after_its_next_start_too() -> None:
+    left = settled(PRIMARY, fence={"candidate": "pg2"}, standby_signal=True)
+
+    assert actions(plan(left, PRIMARY)) == ["unfence", "unjournal"]
+    assert actions(plan(left, state(PRIMARY, "promoted"))) == ["unfence", "unjournal"]
+
+
+def test_a_fenced_primary_that_was_started_as_a_replica_is_given_back_its_part() -> None:
+    started = settled(REPLICA, fence={"candidate": "pg2"})
+
+    assert actions(plan(started, state(PRIMARY, "promoted"))) == ["stop", "unfence", "start", "unjournal"]
+
+
+def test_a_stopped_primary_is_started_before_its_logins_and_slots_are_judged() -> None:
+    stopped = settled(PRIMARY, running=False, logins={}, slots=[], history_function=False)
+
+    assert actions(plan(stopped, PRIMARY)) == ["start"]
+
+
 def test_a_replica_is_kept_from_starting_at_boot_before_it_is_stopped() -> None:
     assert actions(plan(settled(REPLICA), state(REPLICA, "stopped"))) == ["disable", "stop"]
     assert actions(plan(settled(REPLICA, running=False, autostart="disabled"), state(REPLICA, "stopped"))) == []
@@ -521,8 +540,8 @@ def test_a_replica_is_removed_with_all_that_lies_beside_it() -> None:
     assert [(step.action, step.object) for step in steps] == [
         ("stop", PATHS.unit),
         ("remove", PATHS.config),
+        ("discard", PATHS.incoming),
         ("remove", PATHS.data),
-        ("remove", PATHS.incoming),
         ("remove", PATHS.replaced),
     ]
 
@@ -561,7 +580,7 @@ def test_a_primary_is_fenced_from_wherever_a_former_run_stopped(changes: dict[st
     ("seen", "words"),
     [
         (settled(REPLICA), "no primary"),
-        (settled(REPLICA, fence={"candidate": "pg1"}), "already runs as a replica"),
+        (settled(REPLICA, fence={"candidate": "pg1"}), "has been started since"),
         (Observed(installed=True), "no primary"),
     ],
 )
