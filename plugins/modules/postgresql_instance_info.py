@@ -51,10 +51,76 @@ EXAMPLES = r"""
 
 RETURN = r"""
 instance:
-  description: What was seen, with the fields that M(headroom.scale.postgresql_instance) returns under the same name.
+  description: What was seen.
   type: dict
   returned: success
-  sample: {exists: true, role: primary, running: true, timeline: 1}
+  contains:
+    version:
+      description: Major version.
+      type: int
+      sample: 17
+    name:
+      description: Name.
+      type: str
+      sample: main
+    data_directory:
+      description: Data directory.
+      type: str
+      sample: /var/lib/postgresql/17/main
+    installed:
+      description: Whether the server's programs are installed.
+      type: bool
+      sample: true
+    exists:
+      description: Whether there is a data directory.
+      type: bool
+      sample: true
+    role:
+      description: V(primary), V(replica) or null while there is no data directory.
+      type: str
+      sample: replica
+    running:
+      description: Whether the server runs.
+      type: bool
+      sample: true
+    streaming:
+      description: Whether a replica receives WAL.
+      type: bool
+      sample: true
+    system_identifier:
+      description: Identifies the cluster the data belongs to.
+      type: str
+      sample: "7575028214471720811"
+    timeline:
+      description: Timeline.
+      type: int
+      sample: 1
+    lsn:
+      description: Position in the WAL, received or written.
+      type: str
+      sample: 0/504A6A0
+    data_bytes:
+      description: Size of all databases in bytes, or null while the server does not run.
+      type: int
+      sample: 23024739
+    control_state:
+      description: State of the database cluster in the control file.
+      type: str
+      sample: in archive recovery
+    slots:
+      description: Physical replication slots on it.
+      type: list
+      elements: str
+      sample: []
+    fence:
+      description: The journal of a switchover from this primary, with C(candidate), C(timeline) and C(wal_end_lsn), or null.
+      type: dict
+      sample: null
+    pending_restart:
+      description: Settings that wait for a restart.
+      type: list
+      elements: str
+      sample: []
 host:
   description: What the host offers.
   type: dict

@@ -33,7 +33,7 @@ def end(**more: t.Any) -> dict[str, t.Any]:
 def act(monkeypatch: pytest.MonkeyPatch, results: list[dict[str, t.Any]]) -> tuple[dict[str, t.Any], int, list[str]]:
     """Run the action over these results of the module; return its own, the number of calls and what was shown."""
     task = mock.MagicMock(async_val=0, check_mode=False, diff=False)
-    action = postgresql_instance.ActionModule(task, *[mock.MagicMock() for _ in range(5)])
+    action = postgresql_instance.ActionModule(task, *[mock.MagicMock() for dummy in range(5)])
     execute = mock.Mock(side_effect=copy.deepcopy(results))
     monkeypatch.setattr(action, "_execute_module", execute)
     display = mock.Mock()

@@ -40,6 +40,11 @@ class Memory:
         return {name: entry.conflicts for name, entry in self.entries.items() if entry.conflicts is not None}
 
 
+def _is_count(value: t.Any) -> bool:
+    # a truth value is an int to Python, and no count
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def advance(memory: Memory, nodes: t.Sequence[NodeVerdict], consecutive: int) -> tuple[Memory, tuple[NodeVerdict, ...]]:
     """Take one observation in.
 
@@ -93,10 +98,10 @@ def load(text: str) -> Memory:
             raise ValueError(f"entry {name} is not a mapping")
         verdict, pending = fields.get("verdict"), fields.get("pending")
         count, conflicts = fields.get("count", 0), fields.get("conflicts")
-        if verdict not in VERDICTS or pending not in (None, *VERDICTS) or type(count) is not int:
+        if verdict not in VERDICTS or pending not in (None, *VERDICTS) or not _is_count(count):
             raise ValueError(f"entry {name} is damaged")
         replica = fields.get("replica", False)
-        if (conflicts is not None and type(conflicts) is not int) or type(replica) is not bool:
+        if (conflicts is not None and not _is_count(conflicts)) or not isinstance(replica, bool):
             raise ValueError(f"entry {name} is damaged")
         entries[name] = Entry(verdict, pending, count, conflicts, replica)
     return Memory(entries)

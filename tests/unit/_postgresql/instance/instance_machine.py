@@ -151,7 +151,7 @@ class Machine:
         self.incoming = Data(whole=False)
         yield
 
-    def _create(self, *_: t.Any) -> collections.abc.Iterator[None]:
+    def _create(self, *dummy: t.Any) -> collections.abc.Iterator[None]:
         yield from self._fresh_incoming()
         self.incoming = Data(timeline=1)
         yield
@@ -167,7 +167,7 @@ class Machine:
         yield
         yield from self._swap(step, wanted, observed)
 
-    def _swap(self, *_: t.Any) -> collections.abc.Iterator[None]:
+    def _swap(self, *dummy: t.Any) -> collections.abc.Iterator[None]:
         assert self.incoming is not None
         self.incoming.signal = True
         yield
@@ -185,7 +185,7 @@ class Machine:
         self.complete = False
         yield
 
-    def _discard(self, step: Step, wanted: Wanted, _: Observed) -> collections.abc.Iterator[None]:
+    def _discard(self, step: Step, wanted: Wanted, dummy: Observed) -> collections.abc.Iterator[None]:
         self.cloning = False
         yield
         gone = self.replaced if step.object == wanted.paths.replaced else self.incoming
@@ -201,7 +201,7 @@ class Machine:
             self.incoming = None
         yield
 
-    def _remove(self, step: Step, wanted: Wanted, _: Observed) -> collections.abc.Iterator[None]:
+    def _remove(self, step: Step, wanted: Wanted, dummy: Observed) -> collections.abc.Iterator[None]:
         if step.object == wanted.paths.config:
             self.files, self.modes = {}, {}
         elif step.object == wanted.paths.incoming:
@@ -223,12 +223,12 @@ class Machine:
             self.data = None
         yield
 
-    def _demote(self, *_: t.Any) -> collections.abc.Iterator[None]:
+    def _demote(self, *dummy: t.Any) -> collections.abc.Iterator[None]:
         assert self.data is not None
         self.data.signal = True
         yield
 
-    def _rewind(self, *_: t.Any) -> collections.abc.Iterator[None]:
+    def _rewind(self, *dummy: t.Any) -> collections.abc.Iterator[None]:
         assert self.data is not None
         self.halt()
         yield
@@ -243,21 +243,21 @@ class Machine:
         self.rewinding = False
         yield
 
-    def _start(self, *_: t.Any) -> collections.abc.Iterator[None]:
+    def _start(self, *dummy: t.Any) -> collections.abc.Iterator[None]:
         self.launch()
         yield
 
-    def _restart(self, *_: t.Any) -> collections.abc.Iterator[None]:
+    def _restart(self, *dummy: t.Any) -> collections.abc.Iterator[None]:
         self.halt()
         yield
         self.launch()
         yield
 
-    def _stop(self, *_: t.Any) -> collections.abc.Iterator[None]:
+    def _stop(self, *dummy: t.Any) -> collections.abc.Iterator[None]:
         self.halt()
         yield
 
-    def _reload(self, *_: t.Any) -> collections.abc.Iterator[None]:
+    def _reload(self, *dummy: t.Any) -> collections.abc.Iterator[None]:
         assert self.running
         yield
 
@@ -265,25 +265,25 @@ class Machine:
         self.files[f"{wanted.paths.config}/start.conf"] = "disabled\n"
         yield
 
-    def _login(self, step: Step, *_: t.Any) -> collections.abc.Iterator[None]:
+    def _login(self, step: Step, *dummy: t.Any) -> collections.abc.Iterator[None]:
         assert self.running
         assert not self.recovering
         login = step.detail["login"]
         self.logins[login.name] = {"password": scram.verifier(login.password, b"salt"), "complete": True}
         yield
 
-    def _function(self, *_: t.Any) -> collections.abc.Iterator[None]:
+    def _function(self, *dummy: t.Any) -> collections.abc.Iterator[None]:
         assert self.running
         self.function = True
         yield
 
-    def _slot(self, step: Step, *_: t.Any) -> collections.abc.Iterator[None]:
+    def _slot(self, step: Step, *dummy: t.Any) -> collections.abc.Iterator[None]:
         assert self.running
         if step.object not in self.slots:
             self.slots.append(step.object)
         yield
 
-    def _unslot(self, step: Step, *_: t.Any) -> collections.abc.Iterator[None]:
+    def _unslot(self, step: Step, *dummy: t.Any) -> collections.abc.Iterator[None]:
         assert self.running
         self.slots.remove(step.object)
         yield
@@ -302,16 +302,16 @@ class Machine:
         self.fence = {"candidate": wanted.candidate, "timeline": self.data.timeline, "wal_end_lsn": "0/5000000"}
         yield
 
-    def _unfence(self, *_: t.Any) -> collections.abc.Iterator[None]:
+    def _unfence(self, *dummy: t.Any) -> collections.abc.Iterator[None]:
         assert self.data is not None
         self.data.signal = False
         yield
 
-    def _unjournal(self, *_: t.Any) -> collections.abc.Iterator[None]:
+    def _unjournal(self, *dummy: t.Any) -> collections.abc.Iterator[None]:
         self.fence = None
         yield
 
-    def _promote(self, *_: t.Any) -> collections.abc.Iterator[None]:
+    def _promote(self, *dummy: t.Any) -> collections.abc.Iterator[None]:
         assert self.data is not None
         self.recovering = self.data.signal = False
         yield
