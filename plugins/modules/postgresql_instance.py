@@ -278,6 +278,12 @@ restart_required:
   elements: str
   returned: success
   sample: [shared_buffers]
+floored_settings:
+  description: Settings that a replica keeps higher than declared, until its primary has come down and it has replayed that.
+  type: list
+  elements: str
+  returned: success
+  sample: []
 slots_in_use:
   description: Slots of this module that are not declared any more but still in use, so they were not dropped.
   type: list

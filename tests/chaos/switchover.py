@@ -60,10 +60,10 @@ def main() -> int:
     parser.add_argument(
         "--step-s", type=float, default=0.7, help="by how much each delay is longer than the one before"
     )
-    parser.add_argument("--quick", action="store_true", help="two kills only")
+    parser.add_argument("--quick", action="store_true", help="one kill only")
     options = parser.parse_args()
-    points = 2 if options.quick else options.points
-    step_s = 3.0 if options.quick else options.step_s
+    points = 1 if options.quick else options.points
+    first_s = 7.0 if options.quick else options.first_s
 
     with tempfile.TemporaryDirectory() as directory:
         lab = Lab(Path(directory))
@@ -81,7 +81,7 @@ def main() -> int:
         try:
             for point in range(points):
                 candidate = "pg2" if at == "pg1" else "pg1"
-                killed += kill_after(lab, candidate, options.first_s + point * step_s)
+                killed += kill_after(lab, candidate, first_s + point * options.step_s)
                 live = [name for name in ADDRESSES if lab.sql(name, "SELECT pg_is_in_recovery()", check=False) == "f"]
                 assert len(live) <= 1, f"two primaries after point {point}: {live}"
                 if point % 3 == 2 and not live:

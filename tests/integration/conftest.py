@@ -102,13 +102,13 @@ class Lab:
         assert (play.code != 0) == fails, play.messages() or play.text[-3000:]
         return play
 
-    def module(self, name: str, **options: Any) -> dict[str, Any]:
-        """Run one module of the collection on the controller and return its result, failed or not."""
+    def module(self, name: str, host: str = "localhost", **options: Any) -> dict[str, Any]:
+        """Run one module of the collection, on the controller or a host, and return its result, failed or not."""
         playbook = self.directory / "module.yml"
         task = {"name": "Run", f"headroom.scale.{name}": options, "ignore_errors": True, "no_log": False}
-        playbook.write_text(json.dumps([{"name": "Run", "hosts": "localhost", "gather_facts": False, "tasks": [task]}]))
+        playbook.write_text(json.dumps([{"name": "Run", "hosts": host, "gather_facts": False, "tasks": [task]}]))
         done = subprocess.run(
-            ["ansible-playbook", f"--inventory={INVENTORIES[0]}", str(playbook)],
+            ["ansible-playbook", *(f"--inventory={path}" for path in INVENTORIES), str(playbook)],
             capture_output=True,
             text=True,
             env={**self.environment, "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"},
@@ -118,28 +118,11 @@ class Lab:
         )
         play = Play(done)
         assert play.data, play.text[-3000:]
-        return play.results("Run")["localhost"]
+        return play.results("Run")[host]
 
     def instance(self, host: str, **options: Any) -> dict[str, Any]:
         """Run postgresql_instance on a host and return its result."""
-        arguments = json.dumps({"version": 17, **options})
-        done = subprocess.run(
-            [
-                *("ansible", host, f"--inventory={INVENTORIES[0]}", f"--inventory={INVENTORIES[1]}", "--become"),
-                *("--module-name=headroom.scale.postgresql_instance", f"--args={arguments}"),
-            ],
-            capture_output=True,
-            text=True,
-            env={
-                **self.environment,
-                "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
-                "ANSIBLE_LOAD_CALLBACK_PLUGINS": "false",
-            },
-            cwd=ROOT,
-            timeout=300,
-            check=False,
-        )
-        return json.loads(done.stdout[done.stdout.index("{") :])
+        return self.module("postgresql_instance", host=host, **{"version": 17, **options})
 
     def health(self, nodes: Sequence[dict[str, Any]] | None = None, **options: Any) -> dict[str, Any]:
         """Judge the cluster pg1 to pg4."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -66,9 +67,7 @@ def test_check_mode_on_new_hosts_predicts_what_the_first_run_does(lab: Lab) -> N
     """Both hosts of the older release are replaced by new ones; a check run, a run, and a second run follow."""
     for name in ("pg12a", "pg12b"):
         subprocess.run(["podman", "kill", f"headroom-{name}"], env=lab.environment, check=True, capture_output=True)
-    for path in (STATE / "tls" / "postgresql12").iterdir():
-        path.unlink()
-    (STATE / "tls" / "postgresql12").rmdir()
+    shutil.rmtree(STATE / "tls" / "postgresql12")
     lab.play("lab/up.yml")
     variables = {"postgresql_hosts": "postgresql12"}
     predicted = lab.play("site.yml", "--check", "--diff", **variables)
@@ -197,7 +196,8 @@ def test_a_base_backup_outlives_a_killed_controller_and_is_taken_up_again(health
     assert healthy.run("pg4", "systemctl", "is-active", unit, check=False) == "active"
     second = healthy.play("site.yml")
     plan = [(step["action"], step["why"]) for step in second.results("Instance as declared")["pg4"]["plan"]]
-    assert ("clone", "a base backup runs") in plan or ("swap" in [action for action, _why in plan])
+    # it attaches to the backup that runs, or takes up what that has finished by then; it does not begin another
+    assert ("clone", "a base backup runs") in plan or "swap" in [action for action, _why in plan]
     assert healthy.run("pg4", "ls", "/var/lib/postgresql/17") == "main"
     assert UPSTREAMS["pg4"] == "pg2"
     assert healthy.sql("pg2", "SELECT application_name FROM pg_stat_replication") == "pg4"

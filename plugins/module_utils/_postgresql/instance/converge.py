@@ -6,17 +6,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import time
 import typing as t
 
 from ..._common.errors import HeadroomError
 from .apply import Applier, Unfinished
-from .files import files
+from .files import files, floors
 from .model import Observed, Plan, Wanted, int_to_lsn
 from .observe import observe
 from .plan import plan
 
 ROUNDS = 5
+LOCK_TIMEOUT_S = 120
 
 
 def facts(observed: Observed, wanted: Wanted) -> dict[str, t.Any]:
@@ -69,6 +72,27 @@ def diff(observed: Observed, wanted: Wanted, steps: Plan) -> list[dict[str, str]
     return result
 
 
+def _lock(wanted: Wanted) -> None:
+    """Keep other runs away from the instance until this process ends, also the rest of one whose controller was killed."""
+    paths = wanted.paths
+    # the descriptor stays open on purpose: the lock lives and dies with the process
+    descriptor = os.open(f"/run/lock/headroom-{paths.version}-{paths.name}.lock", os.O_WRONLY | os.O_CREAT, 0o600)
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise HeadroomError(
+                    f"Failed to lock instance {paths.version}/{paths.name}: another run has been working on it for "
+                    f"{LOCK_TIMEOUT_S} s. Wait for it to end.",
+                    code="locked",
+                ) from None
+            time.sleep(0.2)
+        else:
+            return
+
+
 def converge(wanted: Wanted, *, check_mode: bool, slice_s: float = 5) -> dict[str, t.Any]:
     """Bring the instance to what is wanted and return the module's result.
 
@@ -76,6 +100,8 @@ def converge(wanted: Wanted, *, check_mode: bool, slice_s: float = 5) -> dict[st
     :param slice_s: how long to wait for a running base backup before returning ``finished: false``.
     :raises HeadroomError: when a step fails or may not be taken.
     """
+    if not check_mode:
+        _lock(wanted)
     done: list[dict[str, t.Any]] = []
     diffs: list[dict[str, str]] = []
     progress = None
@@ -119,6 +145,7 @@ def converge(wanted: Wanted, *, check_mode: bool, slice_s: float = 5) -> dict[st
         "plan": done,
         "diff": diffs,
         "restart_required": list(current.restart_required),
+        "floored_settings": sorted(floors(wanted, observed)),
         "slots_in_use": list(current.slots_in_use),
         "warnings": list(current.warnings),
         "instance": facts(observed, wanted),

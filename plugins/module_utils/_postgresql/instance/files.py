@@ -64,6 +64,18 @@ def upstream_conninfo(wanted: Wanted) -> dict[str, t.Any]:
     return pairs
 
 
+def floors(wanted: Wanted, observed: Observed) -> dict[str, int]:
+    """Return the settings that a replica keeps higher than declared, since its primary last had them that high."""
+    if wanted.role != "replica":
+        return {}
+    kept = {}
+    for name, control_name in FLOOR_SETTINGS.items():
+        floor, declared = observed.control.get(control_name), str(wanted.settings.get(name, ""))
+        if floor is not None and declared.isdigit() and int(declared) < int(floor):
+            kept[name] = int(floor)
+    return kept
+
+
 def settings(wanted: Wanted, observed: Observed) -> dict[str, t.Any]:
     """Return all settings of ``postgresql.conf``: the declared ones and those that follow from the description.
 
@@ -97,10 +109,7 @@ def settings(wanted: Wanted, observed: Observed) -> dict[str, t.Any]:
         values["primary_conninfo"] = conninfo(upstream_conninfo(wanted))
         if wanted.slot_name:
             values["primary_slot_name"] = wanted.slot_name
-        for name, control_name in FLOOR_SETTINGS.items():
-            floor = observed.control.get(control_name)
-            if floor is not None and str(values.get(name, "")).isdigit() and int(values[name]) < int(floor):
-                values[name] = int(floor)
+        values.update(floors(wanted, observed))
     return values
 
 

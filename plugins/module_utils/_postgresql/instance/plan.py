@@ -147,7 +147,7 @@ def _data_replica(observed: Observed, wanted: Wanted, warnings: list[str]) -> tu
             Step(
                 "clone",
                 wanted.paths.data,
-                "there is no data directory" if not observed.data_exists else "a base backup runs",
+                "a base backup runs" if observed.cloning else "there is no data directory",
             )
         ]
     if observed.rewinding:
