@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
@@ -72,25 +73,28 @@ def diff(observed: Observed, wanted: Wanted, steps: Plan) -> list[dict[str, str]
     return result
 
 
-def _lock(wanted: Wanted) -> None:
-    """Keep other runs away from the instance until this process ends, also the rest of one whose controller was killed."""
+@contextlib.contextmanager
+def _locked(wanted: Wanted) -> t.Iterator[None]:
+    """Keep other runs away from the instance, also what is left on the host of one whose controller was killed."""
     paths = wanted.paths
-    # the descriptor stays open on purpose: the lock lives and dies with the process
     descriptor = os.open(f"/run/lock/headroom-{paths.version}-{paths.name}.lock", os.O_WRONLY | os.O_CREAT, 0o600)
     deadline = time.monotonic() + LOCK_TIMEOUT_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise HeadroomError(
-                    f"Failed to lock instance {paths.version}/{paths.name}: another run has been working on it for "
-                    f"{LOCK_TIMEOUT_S} s. Wait for it to end.",
-                    code="locked",
-                ) from None
-            time.sleep(0.2)
-        else:
-            return
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise HeadroomError(
+                        f"Failed to lock instance {paths.version}/{paths.name}: another run has been working on it for "
+                        f"{LOCK_TIMEOUT_S} s. Wait for it to end.",
+                        code="locked",
+                    ) from None
+                time.sleep(0.2)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def converge(wanted: Wanted, *, check_mode: bool, slice_s: float = 5) -> dict[str, t.Any]:
@@ -100,8 +104,11 @@ def converge(wanted: Wanted, *, check_mode: bool, slice_s: float = 5) -> dict[st
     :param slice_s: how long to wait for a running base backup before returning ``finished: false``.
     :raises HeadroomError: when a step fails or may not be taken.
     """
-    if not check_mode:
-        _lock(wanted)
+    with contextlib.nullcontext() if check_mode else _locked(wanted):
+        return _converge(wanted, check_mode, slice_s)
+
+
+def _converge(wanted: Wanted, check_mode: bool, slice_s: float) -> dict[str, t.Any]:
     done: list[dict[str, t.Any]] = []
     diffs: list[dict[str, str]] = []
     progress = None
