@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .conftest import CACHE, Lab
+from .conftest import CACHE, INVENTORIES, Lab, Play
 
 NAME = "headroom-spare"
 STATE = CACHE / NAME
+LABEL = f"label=headroom.scale.lab={NAME}"
+SSH = f"-o UserKnownHostsFile={STATE}/known_hosts -o StrictHostKeyChecking=yes"
 
 
 class Spare:
@@ -22,92 +26,266 @@ class Spare:
     def __init__(self, lab: Lab, directory: Path) -> None:
         self.lab = lab
         self.inventory = directory / "hosts.yml"
-        hosts = {f"spare{number}": {"ansible_host": f"10.76.0.1{number}", "lab_release": "trixie"} for number in (1, 2)}
-        self.inventory.write_text(json.dumps({"all": {"children": {"lab": {"hosts": hosts}}}}))
+        self.declare(spare1="10.76.0.11", spare2="10.76.0.12")
 
-    def play(self, playbook: str, *arguments: str, fails: bool = False, **variables: Any) -> Any:
-        """Run a playbook of the lab."""
-        own = {
-            "lab_name": NAME,
-            "lab_subnet": "10.76.0.0/24",
-            "lab_cache_address": "10.76.0.2",
-            "lab_keep_images": True,
+    def declare(self, **addresses: str) -> None:
+        """Write the inventory."""
+        variables = {
+            "ansible_user": "root",
+            "ansible_ssh_private_key_file": f"{STATE}/id_ed25519",
+            "ansible_ssh_common_args": SSH,
+            "ansible_control_path_dir": f"{STATE}/ssh",
+            "ansible_python_interpreter": "/usr/bin/python3",
         }
-        inventories = [self.inventory]
-        return self.lab.play(playbook, *arguments, inventories=inventories, fails=fails, **{**own, **variables})
+        hosts = {name: {"ansible_host": address} for name, address in addresses.items()}
+        self.inventory.write_text(json.dumps({"all": {"children": {"lab": {"hosts": hosts, "vars": variables}}}}))
+
+    def play(self, playbook: str, *arguments: str, fails: bool = False, **variables: Any) -> Play:
+        """Run a playbook of the lab."""
+        own = {"lab_name": NAME, "lab_subnet": "10.76.0.0/24", "lab_cache_address": "10.76.0.2"}
+        return self.lab.play(
+            playbook,
+            *arguments,
+            inventories=[self.inventory],
+            fails=fails,
+            **{"lab_keep_images": True, **own, **variables},
+        )
+
+    def up(self, *arguments: str, **variables: Any) -> list[str]:
+        """Bring it up and return what that did, each in a few words."""
+        play = self.play("lab/up.yml", *arguments, **variables)
+        return play.results("Show what up does")["localhost"]["msg"]
 
     def podman(self, *argv: str) -> str:
         """Run podman and return what it prints."""
-        done = subprocess.run(["podman", *argv], capture_output=True, text=True, env=self.lab.environment, check=True)
+        done = subprocess.run(
+            ["podman", *argv], capture_output=True, text=True, env=self.lab.environment, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
+    def run(self, host: str, *argv: str) -> str:
+        """Run a command inside a host."""
+        return self.podman("exec", f"{NAME}-{host}", *argv)
+
     def containers(self) -> dict[str, str]:
-        """Return name to id of this lab's containers."""
-        rows = self.podman(
-            "ps", "--all", "--filter", f"label=headroom.scale.lab={NAME}", "--format", "{{.Names}} {{.ID}}"
+        """Return host to id of this lab's containers, living or dead."""
+        rows = self.podman("ps", "--all", "--filter", LABEL, "--format", "{{.Names}} {{.ID}}")
+        return {name.removeprefix(f"{NAME}-"): found for name, found in map(str.split, rows.splitlines())}
+
+    def replaced(self, before: dict[str, str]) -> set[str]:
+        """Return the hosts that are others than before."""
+        after = self.containers()
+        return {host for host in before.keys() | after.keys() if before.get(host) != after.get(host)}
+
+    def ping(self) -> dict[str, bool]:
+        """Reach every host as a playbook does, over SSH with the keys that up wrote down."""
+        done = subprocess.run(
+            ["ansible", "lab", f"--inventory={self.inventory}", "--module-name=ansible.builtin.ping", "--timeout=5"],
+            capture_output=True,
+            text=True,
+            env=self.lab.environment,
+            timeout=60,
+            check=False,
         )
-        return dict(row.split() for row in rows.splitlines())
+        return {host: state == "SUCCESS" for host, state in re.findall(r"^(\S+) \| (\w+)", done.stdout, re.MULTILINE)}
+
+
+def groups() -> list[Path]:
+    """Return the control groups of the spare lab in every hierarchy."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    paths = [Path(mount[1]) / NAME for mount in mounts if mount[2] in ("cgroup", "cgroup2")]
+    return [path for path in paths if path.exists()]
 
 
 @pytest.fixture(scope="module")
 def spare(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spare]:
     """The spare lab, up; removed afterwards."""
     spare = Spare(lab, tmp_path_factory.mktemp("spare"))
-    spare.play("lab/up.yml")
+    try:
+        # before there is anything, a check run says what would be done and does nothing
+        steps = spare.up("--check")
+        assert any(step.startswith("start spare1") for step in steps), steps
+        assert not STATE.exists()
+        assert spare.containers() == {}
+        # the packages cached by others stay, and what was announced is what is done
+        assert spare.up() == steps
+        yield spare
+    finally:
+        spare.play("lab/down.yml")
+
+
+@pytest.fixture
+def hosts(spare: Spare) -> Iterator[Spare]:
+    """The spare lab, with both hosts as declared, before and after the test."""
+    before = spare.containers()
     yield spare
-    spare.play("lab/down.yml")
+    spare.declare(spare1="10.76.0.11", spare2="10.76.0.12")
+    if spare.replaced(before):
+        spare.play("lab/up.yml")
 
 
-def test_a_second_up_changes_nothing(spare: Spare) -> None:
-    before = spare.containers()
-    assert set(before) == {f"{NAME}-{name}" for name in ("cache", "spare1", "spare2")}
-    assert spare.play("lab/up.yml").changed() == []
-    assert spare.play("lab/up.yml", "--check").changed() == []
-    assert spare.containers() == before
+def test_a_second_up_changes_nothing_and_is_quick(hosts: Spare) -> None:
+    before = hosts.containers()
+    assert set(before) == {"cache", "spare1", "spare2"}
+    start = time.monotonic()
+    assert hosts.play("lab/up.yml").changed() == []
+    assert time.monotonic() - start < 20
+    assert hosts.play("lab/up.yml", "--check").changed() == []
+    assert hosts.containers() == before
 
 
-def test_hosts_boot_systemd_and_know_each_other_by_name(spare: Spare) -> None:
-    for name in ("spare1", "spare2"):
-        assert spare.podman("exec", f"{NAME}-{name}", "systemctl", "is-system-running") == "running"
-    assert "10.76.0.12" in spare.podman("exec", f"{NAME}-spare1", "getent", "hosts", "spare2")
-    spare.podman("exec", f"{NAME}-spare1", "ping", "-c", "1", "-W", "2", "spare2")
+def test_hosts_boot_systemd_and_know_each_other_by_name(hosts: Spare) -> None:
+    for host in ("spare1", "spare2"):
+        assert hosts.run(host, "systemctl", "is-system-running") == "running"
+        assert hosts.run(host, "hostname") == host
+    assert "10.76.0.12" in hosts.run("spare1", "getent", "hosts", "spare2")
+    hosts.run("spare1", "ping", "-c", "1", "-W", "2", "spare2")
 
 
-def test_packages_come_through_the_shared_cache(spare: Spare) -> None:
-    spare.podman("exec", f"{NAME}-spare1", "sh", "-c", "apt-get install -qq -y --download-only tree >/dev/null")
+def test_each_host_has_a_key_of_its_own_and_answers_to_it(hosts: Spare) -> None:
+    lines = [line.split() for line in (STATE / "known_hosts").read_text().splitlines()]
+    assert {line[0] for line in lines} == {"10.76.0.2", "10.76.0.11", "10.76.0.12"}
+    assert len({line[2] for line in lines}) == 3
+    assert hosts.ping() == {"spare1": True, "spare2": True}
+
+
+def test_packages_come_through_the_shared_cache_and_without_it_too(hosts: Spare) -> None:
+    hosts.run("spare1", "apt-get", "install", "-qq", "-y", "--download-only", "tree")
     assert list((CACHE / "packages").rglob("tree_*.deb"))
+    log = hosts.run("cache", "cat", "/var/log/apt-cacher-ng/apt-cacher.log")
+    assert re.search(r"\|10\.76\.0\.11\|\S+/tree_", log), log
+
+    hosts.run("cache", "systemctl", "stop", "apt-cacher-ng")
+    hosts.run("spare2", "apt-get", "install", "-qq", "-y", "--download-only", "tree")
+    assert hosts.up() == ["set up the package cache"]
+    assert hosts.run("cache", "systemctl", "is-active", "apt-cacher-ng") == "active"
 
 
-def test_a_host_that_died_is_replaced_and_the_others_are_left_alone(spare: Spare) -> None:
-    before = spare.containers()
-    spare.podman("kill", f"{NAME}-spare1")
-    assert ("Start the missing", "localhost") in spare.play("lab/up.yml").changed()
-    after = spare.containers()
-    assert after[f"{NAME}-spare1"] != before[f"{NAME}-spare1"]
-    assert {name: after[name] for name in after if "spare1" not in name} == {
-        name: before[name] for name in before if "spare1" not in name
-    }
+@pytest.mark.parametrize("how", ["kill", "crash"])
+def test_a_host_that_died_is_replaced_and_the_others_are_left_alone(hosts: Spare, how: str) -> None:
+    before = hosts.containers()
+    if how == "kill":
+        hosts.podman("kill", f"{NAME}-spare1")
+    else:
+        # the engine's own watcher dies with it, so the engine goes on to call the host running
+        pids = hosts.podman("inspect", "--format", "{{.State.ConmonPid}} {{.State.Pid}}", f"{NAME}-spare1").split()
+        subprocess.run(["kill", "-KILL", *pids], check=True)
+    assert hosts.up() == ["replace spare1: it died"]
+    assert hosts.replaced(before) == {"spare1"}
+    assert hosts.ping() == {"spare1": True, "spare2": True}
 
 
-def test_down_leaves_nothing_of_it_and_all_of_the_others(spare: Spare, lab: Lab) -> None:
-    others = spare.podman("ps", "--filter", "label=headroom.scale.lab=headroom", "--quiet")
-    spare.play("lab/down.yml")
-    assert spare.containers() == {}
-    assert spare.podman("network", "ls", "--quiet", "--filter", f"label=headroom.scale.lab={NAME}") == ""
-    assert not STATE.exists()
-    roots = subprocess.run(
-        ["findmnt", "-n", "-t", "cgroup2", "-o", "TARGET"], capture_output=True, text=True, check=False
+def test_only_what_the_inventory_has_otherwise_is_touched(hosts: Spare) -> None:
+    before = hosts.containers()
+    hosts.declare(spare1="10.76.0.11")
+    assert hosts.play("lab/up.yml").changed() == []
+    hosts.declare(spare1="10.76.0.13", spare2="10.76.0.12")
+    assert hosts.up() == ["replace spare1: 10.76.0.13 is wanted, it has 10.76.0.11"]
+    assert hosts.replaced(before) == {"spare1"}
+    assert hosts.ping() == {"spare1": True, "spare2": True}
+
+
+def test_a_frozen_host_is_not_a_dead_one(hosts: Spare) -> None:
+    before = hosts.containers()
+    hosts.podman("pause", f"{NAME}-spare1")
+    try:
+        assert hosts.play("lab/up.yml").changed() == []
+    finally:
+        hosts.podman("unpause", f"{NAME}-spare1")
+    assert hosts.replaced(before) == set()
+
+
+def test_a_host_that_did_not_boot_is_named_with_what_failed(hosts: Spare) -> None:
+    """Such a host has no line in known_hosts, so that up looks at it again."""
+    known = STATE / "known_hosts"
+    lines = known.read_text().splitlines(keepends=True)
+    subprocess.run(
+        ["podman", "exec", f"{NAME}-spare2", "systemd-run", "--quiet", "--wait", "--unit=broken", "false"], check=False
     )
-    assert not [root for root in roots.stdout.split() if (Path(root) / NAME).exists()]
-    assert spare.podman("ps", "--filter", "label=headroom.scale.lab=headroom", "--quiet") == others
-    assert spare.play("lab/down.yml").changed() == []
+    known.write_text("".join(line for line in lines if not line.startswith("10.76.0.12 ")))
+    play = hosts.play("lab/up.yml", fails=True)
+    assert any("Failed to boot spare2 (it is degraded by broken.service)" in text for text in play.messages())
+
+    hosts.run("spare2", "systemctl", "reset-failed")
+    assert hosts.up() == ["wait for spare2"]
+    assert known.read_text() == "".join(lines)
 
 
-def test_what_cannot_be_is_one_sentence_before_anything_is_made(lab: Lab, tmp_path: Path) -> None:
-    spare = Spare(lab, tmp_path)
-    play = spare.play("lab/up.yml", fails=True, lab_cache_address="10.76.0.11")
-    assert any("needs an ansible_host of its own in 10.76.0.0/24" in message for message in play.messages()), (
-        play.messages()
-    )
+@pytest.mark.parametrize(
+    ("addresses", "variables", "sentence"),
+    [
+        ({"spare1": "10.76.0.2"}, {}, "every host of the group lab needs an ansible_host of its own in 10.76.0.0/24"),
+        ({"spare1": ""}, {}, "every host of the group lab needs an ansible_host of its own in 10.76.0.0/24"),
+        (
+            {"spare1": "10.76.0.11"},
+            {"lab_subnet": "10.75.0.0/24"},
+            "its network exists with 10.76.0.0/24, not 10.75.0.0/24",
+        ),
+        ({"spare1": "10.76.0.11"}, {"seen": {"root": False}}, "needs root; run it as root."),
+        ({"spare1": "10.76.0.11"}, {"seen": {"cgroup2": False}}, "this kernel has no cgroup2"),
+        ({"spare1": "10.76.0.11"}, {"install": ["podman"], "seen": {"programs": []}}, "podman must be installed"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence_and_changes_nothing(
+    hosts: Spare, addresses: dict[str, str], variables: dict[str, Any], sentence: str
+) -> None:
+    before = hosts.containers()
+    hosts.declare(**addresses)
+    seen = {"machine": {"root": True, "system": "Linux", "cgroup2": True, "programs": ["apt-get"]}, "networks": []}
+    if "seen" in variables:
+        # another machine than this one, as it would look
+        seen["machine"].update(variables.pop("seen"))
+        seen["plan"] = {"install": variables.pop("install", []), "steps": []}
+        variables["lab_seen"] = seen
+    play = hosts.play("lab/up.yml", fails=True, **variables)
+    said = [*play.messages(), *(row.get("msg", "") for row in failed_items(play))]
+    assert any(sentence in text for text in said), said
     assert play.changed() == []
+    assert hosts.containers() == before
+
+
+def failed_items(play: Play) -> list[dict[str, Any]]:
+    """Return the items of loops that failed."""
+    return [
+        item
+        for entry in play.data["plays"][0]["tasks"]
+        for row in entry["hosts"].values()
+        for item in row.get("results", [])
+        if isinstance(item, dict) and item.get("failed")
+    ]
+
+
+def test_a_host_takes_the_release_that_its_inventory_gives_it(lab: Lab) -> None:
+    """A variable in group_vars of one inventory wins over one beside the hosts of another, so none may be there."""
+    done = subprocess.run(
+        ["ansible-inventory", *(f"--inventory={path}" for path in INVENTORIES), "--host=pg12a"],
+        capture_output=True,
+        text=True,
+        env=lab.environment,
+        timeout=60,
+        check=True,
+    )
+    assert json.loads(done.stdout)["lab_release"] == "bookworm"
+    assert lab.run("pg12a", "cat", "/etc/debian_version").startswith("12.")
+
+
+def test_down_leaves_nothing_of_it_and_all_of_the_others(spare: Spare) -> None:
+    def others() -> list[str]:
+        every = spare.podman("ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Names}}").splitlines()
+        kept = [spare.podman("network", "ls", "--quiet"), spare.podman("images", "--quiet", "--no-trunc")]
+        return [row for row in every if f" {NAME}-" not in row] + [text for text in kept if text]
+
+    assert groups()
+    # nothing at all is to be kept, but the lab of the other tests needs the images and packages
+    announced = spare.play("lab/down.yml", "--check", lab_keep_images=False)
+    assert announced.changed() == [("Show what down does", "localhost")]
+    before = [row.replace(f"\n{NAME}", "").replace(f"{NAME}\n", "") for row in others()]
+    spare.play("lab/down.yml", lab_keep_images=False)
     assert spare.containers() == {}
+    assert spare.podman("network", "ls", "--quiet", "--filter", LABEL) == ""
+    assert groups() == []
+    assert not STATE.exists()
+    assert others() == before
+    assert list((CACHE / "packages").rglob("tree_*.deb"))
+    assert spare.play("lab/down.yml", lab_keep_images=False).changed() == []

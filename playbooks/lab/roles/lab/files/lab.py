@@ -1,8 +1,9 @@
 """Look at a lab and say what it lacks, or wait for its hosts. Changes nothing; prints one JSON document.
 
-Usage: lab.py look|wait SPECIFICATION, where the specification is a JSON document:
-name, subnet, state_directory, cache_address, unified (whether the machine has nothing but cgroup2), mirror and packages of the
-images, files (name and content of those in the state directory) and hosts, a list of [name, address, release].
+Usage: lab.py look|wait SPECIFICATION, where the specification is a JSON document with the lab's name, subnet, state_directory
+and cache_address; image, the name that the images of all labs have, with the release as tag; mirror and packages of the images;
+unified, whether the machine has nothing but cgroup2; files, name and content of those in the state directory; and hosts, a list
+of [name, address, release].
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 from pathlib import Path
 
 LABEL = "headroom.scale.lab"
+INPUTS_LABEL = "headroom.scale.inputs"
 # what the lab runs, and the package that carries it
 PACKAGES = {
     "podman": "podman",
@@ -159,13 +161,14 @@ def look(specification: dict) -> dict:
     if seen["machine"]["root"] and "podman" in seen["machine"]["programs"]:
         label = f"label={LABEL}={specification['name']}"
         seen["containers"] = containers_of(specification["name"])
-        images = podman_list("images", "--filter", label, "--format", "json")
+        images = podman_list("images", "--filter", f"label={INPUTS_LABEL}", "--format", "json")
         seen["image_ids"] = sorted({image["Id"] for image in images})
         seen["images"] = [
             name.rpartition(":")[2]
             for image in images
-            if image["Labels"].get("headroom.scale.inputs") == inputs
+            if image["Labels"][INPUTS_LABEL] == inputs
             for name in image.get("Names") or []
+            if name.startswith(f"{specification['image']}:")
         ]
         seen["networks"] = [
             {"name": network["name"], "subnets": [subnet["subnet"] for subnet in network["subnets"]]}
@@ -185,7 +188,7 @@ def plan(specification: dict, seen: dict) -> dict:
         if container:
             if not container["alive"]:
                 reason = "it died"
-            elif container["image"] != f"localhost/{name}-lab:{release}":
+            elif container["image"] != f"{specification['image']}:{release}":
                 reason = f"{release} is wanted, it has {container['image']}"
             elif container["address"] not in ("", address):
                 reason = f"{address} is wanted, it has {container['address']}"
