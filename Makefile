@@ -62,7 +62,7 @@ unit: setup  ## Unit tests
 
 .PHONY: molecule
 molecule: setup  ## All Molecule scenarios on one lab; make molecule SCENARIO=name for one
-	molecule reset --all
+	molecule reset --scenario-name default
 	molecule test --report --no-command-borders $(if $(SCENARIO),--scenario-name $(SCENARIO),--all)
 
 .PHONY: bench

@@ -261,7 +261,7 @@ class Machine:
         assert self.running
         yield
 
-    def _disable(self, _: Step, wanted: Wanted, __: Observed) -> collections.abc.Iterator[None]:
+    def _disable(self, dummy: Step, wanted: Wanted, dummy2: Observed) -> collections.abc.Iterator[None]:
         self.files[f"{wanted.paths.config}/start.conf"] = "disabled\n"
         yield
 
@@ -288,14 +288,14 @@ class Machine:
         self.slots.remove(step.object)
         yield
 
-    def _fence(self, _: Step, wanted: Wanted, observed: Observed) -> collections.abc.Iterator[None]:
+    def _fence(self, dummy: Step, wanted: Wanted, observed: Observed) -> collections.abc.Iterator[None]:
         assert self.data is not None
         self.fence = {"candidate": wanted.candidate, "timeline": observed.timeline}
         yield
         self.data.signal = True
         yield
 
-    def _seal(self, _: Step, wanted: Wanted, __: Observed) -> collections.abc.Iterator[None]:
+    def _seal(self, dummy: Step, wanted: Wanted, dummy2: Observed) -> collections.abc.Iterator[None]:
         assert self.data is not None
         assert self.data.clean
         assert not self.running
