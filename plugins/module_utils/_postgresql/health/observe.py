@@ -100,14 +100,6 @@ SELECT json_build_object(
 
 _HISTORY_FILE_SQL = "SELECT convert_from(pg_read_binary_file('pg_wal/{name}.history', 0, 1048576, true), 'UTF8')"
 _HISTORY_FUNCTION_SQL = "SELECT headroom.timeline_history({timeline})"
-_SEGMENT_SQL = """
-SELECT max(('x' || substr(file.name, 1, 8))::bit(32)::int)
-FROM (SELECT (greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0')::bigint - 1 AS byte) AS at,
-  (SELECT setting::bigint AS bytes FROM pg_settings WHERE name = 'wal_segment_size') AS segment,
-  pg_ls_waldir() AS file
-WHERE file.name ~ '^[0-9A-F]{24}$' AND substr(file.name, 9) = upper(
-  lpad(to_hex(at.byte / 4294967296), 8, '0') || lpad(to_hex(at.byte % 4294967296 / segment.bytes), 8, '0'))
-"""
 _POSITION_SQL = (
     "SELECT json_build_object('lsn', pg_current_wal_flush_lsn(), 'now', extract(epoch FROM clock_timestamp()))"
 )
@@ -407,8 +399,6 @@ class _Round:
         facts = dataclasses.replace(
             facts_from_row(spec.name, raw), addresses=tuple(addresses), server_version=session.server_version
         )
-        if facts.in_recovery and facts.receiver is None:
-            facts = dataclasses.replace(facts, timeline=await self._segment_timeline(session, facts, deadline))
         if facts.in_recovery is False:
             service = _Primary(session, deadline)
             decided(service)
@@ -422,19 +412,6 @@ class _Round:
             facts = dataclasses.replace(facts, sender_addresses=await self._sender_addresses(facts, deadline))
             closed(None)
         return dataclasses.replace(facts, data_bytes=await self._disk(session, deadline))
-
-    async def _segment_timeline(self, session: _Session, facts: NodeFacts, deadline: float) -> int | None:
-        """Read the timeline of a replica that receives nothing off the WAL segment that its position lies in.
-
-        Without a restart point since its last switch of timelines, its control file shows the former one.
-        """
-        try:
-            found = await session.value(_SEGMENT_SQL, deadline)
-        except Trouble as trouble:
-            if trouble.code != "query_failed":
-                raise
-            return facts.timeline
-        return max((timeline for timeline in (facts.timeline, found) if timeline is not None), default=None)
 
     async def _history(self, session: _Session, facts: NodeFacts, raw: t.Mapping[str, t.Any], deadline: float) -> t.Any:
         """Read the history of the node's timeline; the first timeline has none."""

@@ -20,19 +20,11 @@ from . import node
 from .files import conninfo, files, upstream_conninfo
 from .model import Observed, Paths, UpstreamFacts, Wanted, lsn_to_int
 
-# a replica that receives nothing and has had no restart point since its last switch of timelines shows the former one in
-# its control file; the segment that its position lies in carries the right one
 _TIMELINE = """
   CASE WHEN pg_is_in_recovery() THEN greatest(
       (SELECT timeline_id FROM pg_control_checkpoint()),
       (SELECT min_recovery_end_timeline FROM pg_control_recovery()),
-      (SELECT received_tli FROM pg_stat_wal_receiver),
-      (SELECT max(('x' || substr(file.name, 1, 8))::bit(32)::int)
-       FROM (SELECT (greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0')::bigint - 1 AS byte) AS at,
-         (SELECT setting::bigint AS bytes FROM pg_settings WHERE name = 'wal_segment_size') AS segment,
-         pg_ls_waldir() AS file
-       WHERE file.name ~ '^[0-9A-F]{24}$' AND substr(file.name, 9) = upper(
-         lpad(to_hex(at.byte / 4294967296), 8, '0') || lpad(to_hex(at.byte % 4294967296 / segment.bytes), 8, '0'))))
+      (SELECT received_tli FROM pg_stat_wal_receiver))
     ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END
 """
 
@@ -160,6 +152,20 @@ def segment_timelines(names: t.Iterable[str], lsn: int, segment_bytes: int) -> l
     return [int(name[:8], 16) for name in names if len(name) == 24 and name[8:] == suffix]
 
 
+def followed_timeline(observed: Observed, seen: UpstreamFacts, names: t.Iterable[str]) -> int | None:
+    """Return the timeline that a replica is on.
+
+    Its control file shows the former one until the first restart point after a switch of timelines. The segment that its
+    position lies in may carry a later one, which counts if the upstream went that way; others are left from a rewind.
+    """
+    segment_bytes = int(observed.control.get("Bytes per WAL segment", 16 << 20))
+    found = segment_timelines(names, observed.lsn or 0, segment_bytes)
+    line = {seen.timeline, *(timeline for timeline, _left in seen.history)}
+    if observed.timeline not in line:
+        return observed.timeline
+    return max([observed.timeline, *(timeline for timeline in found if timeline in line)])
+
+
 def _offline(paths: Paths, facts: dict[str, t.Any]) -> None:
     facts["control"] = figures = control(paths)
     facts["system_identifier"] = figures.get("Database system identifier")
@@ -243,7 +249,10 @@ def observe(wanted: Wanted, *, patience_s: float = 30) -> Observed:
     observed = Observed(**facts)
     if wanted.state == "present" and wanted.role == "replica" and observed.installed and not observed.streaming:
         try:
-            return Observed(**facts, upstream=upstream(wanted))
+            seen = upstream(wanted)
+            if observed.data_exists and observed.role == "replica":
+                facts["timeline"] = followed_timeline(observed, seen, os.listdir(f"{paths.data}/pg_wal"))
+            return Observed(**facts, upstream=seen)
         except (HeadroomError, ValueError) as error:
             return Observed(**facts, upstream_error=str(error).rstrip("."))
     return observed
