@@ -238,7 +238,7 @@ def test_a_promoted_replica_beside_a_live_primary_and_then_on_its_forked_timelin
 
 def test_a_lost_slot_and_the_way_back_by_a_base_backup(healthy: Lab) -> None:
     healthy.run("pg3", "systemctl", "stop", "postgresql@17-main")
-    override(healthy, "pg1", max_slot_wal_keep_size="1MB")
+    override(healthy, "pg1", max_slot_wal_keep_size="1MB", wal_keep_size="0")
     try:
         for _segment in range(8):
             write(healthy, 10)
@@ -249,7 +249,7 @@ def test_a_lost_slot_and_the_way_back_by_a_base_backup(healthy: Lab) -> None:
         assert codes(verdict, "pg3") >= {"slot_lost", "wal_receiver_down"}
         assert "timeline_forked" not in codes(verdict, "pg3")
     finally:
-        restore(healthy, "pg1", "max_slot_wal_keep_size")
+        restore(healthy, "pg1", "max_slot_wal_keep_size", "wal_keep_size")
     refused = healthy.play("site.yml", fails=True, postgresql_replication_rebuild="rewind")
     assert any("fell off" in message and "'basebackup'" in message for message in refused.messages())
     rebuilt = healthy.play("site.yml", postgresql_replication_rebuild="basebackup")
