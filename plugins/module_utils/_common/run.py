@@ -14,6 +14,7 @@ from .errors import HeadroomError
 
 LIBRARIES = {
     "psycopg": "psycopg[binary] >= 3.1",
+    "redis": "redis >= 4.3",
 }
 
 

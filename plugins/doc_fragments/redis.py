@@ -1,0 +1,59 @@
+# Copyright: headroom.scale contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Options to log in to Redis and Valkey; they match ``module_utils/_redis_cluster/connection.py``."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """Options shared by all modules that connect to the nodes of a cluster."""
+
+    DOCUMENTATION = r"""
+options:
+  login_user:
+    description:
+      - ACL user to log in as. Without it, O(login_password) is that of the user C(default). Requires O(login_password).
+    type: str
+    version_added: 0.1.0
+  login_password:
+    description:
+      - Password of O(login_user).
+    type: str
+    version_added: 0.1.0
+  tls:
+    description:
+      - Whether the nodes are spoken to over TLS.
+    type: bool
+    default: true
+    version_added: 0.1.0
+  validate_certs:
+    description:
+      - Whether a node's certificate must be signed by O(ca_certs), or an authority that the host trusts, and be its own.
+    type: bool
+    default: true
+    version_added: 0.1.0
+  ca_certs:
+    description:
+      - File with the certificates of the authorities that may have signed the nodes' certificates, in PEM format.
+    type: path
+    version_added: 0.1.0
+  client_cert_file:
+    description:
+      - File with the client's certificate in PEM format. Requires O(client_key_file).
+    type: path
+    version_added: 0.1.0
+  client_key_file:
+    description:
+      - File with the client's private key in PEM format. Requires O(client_cert_file).
+    type: path
+    version_added: 0.1.0
+  timeout_s:
+    description:
+      - Seconds that a node is given for an answer.
+    type: float
+    default: 5
+    version_added: 0.1.0
+requirements:
+  - redis (the Python library) >= 4.3 on the host that runs the module
+"""
