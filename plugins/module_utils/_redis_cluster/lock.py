@@ -1,0 +1,228 @@
+# Copyright: headroom.scale contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# **PRIVATE** to the collection: may change at any time without notice.
+"""A lock on a cluster with a token for its owner and a number that only grows for each new owner.
+
+The number is what makes a late owner harmless: who writes elsewhere under the lock hands it on, and a smaller one is refused
+there (Kleppmann, How to do distributed locking, 2016).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+import types
+import typing as t
+from dataclasses import dataclass
+
+from .._common.errors import HeadroomError
+from .client import ServerError
+from .model import key_slot
+from .observe import Fleet, slots_of
+
+# KEYS: lock, fence. ARGV: token, milliseconds. An owner that asks again keeps its number.
+_ACQUIRE = """
+local owner = redis.call('GET', KEYS[1])
+if not owner then
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+  return {1, redis.call('INCR', KEYS[2])}
+end
+if owner == ARGV[1] then
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  return {0, tonumber(redis.call('GET', KEYS[2]) or '0')}
+end
+return {-1, redis.call('PTTL', KEYS[1])}
+"""
+_EXTEND = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return tonumber(redis.call('GET', KEYS[2]) or '0')
+"""
+_RELEASE = """
+local owner = redis.call('GET', KEYS[1])
+if not owner then return 0 end
+if owner ~= ARGV[1] then return -1 end
+redis.call('DEL', KEYS[1])
+return 1
+"""
+# a slot on its way, a cluster that agrees on a new owner: over in a moment
+_PASSING = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "LOADING")
+
+
+@dataclass(frozen=True)
+class Held:
+    """A lock that was acquired. ``fence`` grows with each new owner; ``fresh`` says that nobody had it."""
+
+    name: str
+    token: str
+    fence: int
+    fresh: bool
+
+
+class Lock:
+    """One named lock on one cluster."""
+
+    def __init__(self, fleet: Fleet, name: str, ttl_s: float) -> None:
+        """Take the cluster, the name of the lock, and the seconds after which it is free when its owner goes silent."""
+        self.fleet = fleet
+        self.name = name
+        self.ttl_s = ttl_s
+        # one hash tag: both keys lie in one slot
+        self.keys = (f"headroom:{{{name}}}:lock", f"headroom:{{{name}}}:fence")
+
+    async def acquire(self, token: str, wait_s: float = 0.0) -> Held:
+        """Acquire the lock, trying again with growing pauses, jittered so that waiting runs do not meet each time.
+
+        :raises HeadroomError: with code ``locked`` when somebody else has it after ``wait_s``.
+        """
+        deadline = time.monotonic() + wait_s
+        pause_s = 0.1
+        while True:
+            state, number = await self._run(_ACQUIRE, token, int(self.ttl_s * 1000))
+            if state >= 0:
+                return Held(self.name, token, int(number), state == 1)
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise HeadroomError(
+                    f"Failed to acquire lock {self.name}: another run has it, for {max(number, 0) / 1000:.0f} s unless it is "
+                    "extended. Wait for that run, or raise the time to wait.",
+                    code="locked",
+                    lock=self.name,
+                    left_ms=max(number, 0),
+                )
+            await asyncio.sleep(min(left_s, pause_s * random.uniform(0.5, 1.5)))
+            pause_s = min(pause_s * 2, 5.0)
+
+    async def extend(self, token: str) -> int:
+        """Give the owner the full time again and return its fencing number.
+
+        :raises HeadroomError: with code ``lost`` when the token does not own it any more.
+        """
+        number = await self._run(_EXTEND, token, int(self.ttl_s * 1000))
+        if number < 0:
+            raise self._lost()
+        return int(number)
+
+    async def release(self, token: str) -> bool:
+        """Free the lock and say whether it was held.
+
+        :raises HeadroomError: with code ``lost`` when somebody else owns it.
+        """
+        state = await self._run(_RELEASE, token)
+        if state < 0:
+            raise self._lost()
+        return bool(state)
+
+    async def owner(self) -> tuple[str | None, int, int]:
+        """Return the token of the owner, the milliseconds that it has left and the last fencing number."""
+        # not a script: whoever only looks needs no right to run one
+        token, left, number = await self._commands(("GET", self.keys[0]), ("PTTL", self.keys[0]), ("GET", self.keys[1]))
+        return token, max(int(left), 0), int(number or 0)
+
+    def _lost(self) -> HeadroomError:
+        return HeadroomError(
+            f"Failed to keep lock {self.name}: its token is not the owner's, so it expired or was freed by hand. "
+            "Look whether two runs worked at the same time.",
+            code="lost",
+            lock=self.name,
+        )
+
+    async def _run(self, script: str, *arguments: str | int) -> t.Any:
+        return (await self._commands(("EVAL", script, 2, *self.keys, *arguments)))[0]
+
+    async def _commands(self, *commands: t.Sequence[t.Any]) -> list[t.Any]:
+        """Run commands where the keys are, following a slot that moves."""
+        slot = key_slot(self.keys[0])
+        deadline = time.monotonic() + self.fleet.login.timeout_s
+        while True:
+            seen = await self.fleet.look()
+            owner = slots_of(seen).owners.get(slot)
+            if owner is None:
+                failures = [one.error for one in seen.values() if one.error is not None]
+                if failures and len(failures) == len(seen):
+                    raise failures[0]
+                answers: list[t.Any] = []
+            else:
+                answers = await self.fleet.client(owner).pipeline(commands)
+                failed = [answer for answer in answers if isinstance(answer, ServerError)]
+                if failed and failed[0].word == "ASK":
+                    answers = await self._ask(failed[0].reply, commands)
+                    failed = [answer for answer in answers if isinstance(answer, ServerError)]
+                if not failed:
+                    return answers
+                if failed[0].word not in _PASSING:
+                    raise failed[0]
+            if time.monotonic() > deadline:
+                raise HeadroomError(
+                    f"Failed to use lock {self.name}: slot {slot}, which its key lies in, is served by no node. "
+                    "Look at the cluster's health.",
+                    code="no_owner",
+                    lock=self.name,
+                )
+            await asyncio.sleep(0.1)
+
+    async def _ask(self, reply: str, commands: t.Sequence[t.Sequence[t.Any]]) -> list[t.Any]:
+        """Ask the node that a moving slot goes to."""
+        address = reply.split()[-1]
+        for name, one in (await self.fleet.look()).items():
+            if one.view is not None and address in (one.me.address, one.node.address):
+                asked = [part for command in commands for part in (("ASKING",), command)]
+                return (await self.fleet.client(name).pipeline(asked))[1::2]
+        return []
+
+
+class Keeper:
+    """Holds a lock for as long as a block runs, and extends it beside it."""
+
+    def __init__(self, lock: Lock, token: str, wait_s: float = 0.0, keep: bool = False) -> None:
+        """Take the lock, the owner's token, how long to wait for it, and whether it stays when the block ends."""
+        self.lock = lock
+        self.token = token
+        self.wait_s = wait_s
+        self.keep = keep
+        self.held: Held | None = None
+        self.lost: HeadroomError | None = None
+        self._renewal: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Keeper:
+        """Acquire the lock."""
+        self.held = await self.lock.acquire(self.token, self.wait_s)
+        self._renewal = asyncio.ensure_future(self._renew())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        """Release the lock, unless it is to be kept or is lost."""
+        if self._renewal is not None:
+            self._renewal.cancel()
+            await asyncio.gather(self._renewal, return_exceptions=True)
+        if self.lost is None and not (self.keep and error is None):
+            try:
+                await self.lock.release(self.token)
+            except HeadroomError:
+                # it frees itself when its time is over
+                return
+
+    def check(self) -> None:
+        """Require that the lock is still held.
+
+        :raises HeadroomError: when it is lost.
+        """
+        if self.lost is not None:
+            raise self.lost
+
+    async def _renew(self) -> None:
+        good = time.monotonic()
+        while True:
+            # after a third of its time: two attempts may fail before it is lost
+            await asyncio.sleep(self.lock.ttl_s / 3)
+            try:
+                await self.lock.extend(self.token)
+                good = time.monotonic()
+            except HeadroomError as error:
+                if error.code == "lost" or time.monotonic() - good > self.lock.ttl_s:
+                    self.lost = error
+                    return

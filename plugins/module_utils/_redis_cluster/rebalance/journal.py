@@ -1,0 +1,138 @@
+# Copyright: headroom.scale contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# **PRIVATE** to the collection: may change at any time without notice.
+"""What a rebalance was to do and has done, in a file that survives its writer: one JSON line for each event."""
+
+from __future__ import annotations
+
+import json
+import os
+import typing as t
+from dataclasses import dataclass
+
+from ..._common.errors import HeadroomError
+from .plan import Move
+
+FORMAT = "headroom.scale/redis_cluster_rebalance/1"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A journal as read: the moves of its last plan, by name and by the ids that the names had, and which are done."""
+
+    plan_id: str
+    moves: tuple[Move, ...]
+    ids: t.Mapping[str, str]
+    done: frozenset[int]
+    state: str = "running"
+
+    @property
+    def left(self) -> tuple[Move, ...]:
+        """The moves that were not done."""
+        return tuple(move for move in self.moves if move.slot not in self.done)
+
+
+class Journal:
+    """Appends events and makes sure that they are on the disk before what they announce is done."""
+
+    def __init__(self, path: str) -> None:
+        """Take the path; the file and its directory are made with the first event, for their owner alone."""
+        self.path = path
+
+    def read(self) -> Record | None:
+        """Return the last plan of the journal, or None when there is none.
+
+        :raises HeadroomError: when the file is not a journal.
+        """
+        try:
+            with open(self.path, encoding="utf-8") as file:
+                lines = file.read().split("\n")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise HeadroomError(
+                f"Failed to read journal {self.path}: {error.strerror}. Give another path in option 'journal'.",
+                code="journal_unreadable",
+            ) from error
+        # a line that its writer was killed in has no end: what it announces was not begun
+        return parse(lines[:-1], self.path)
+
+    def begin(self, plan_id: str, moves: t.Iterable[Move], ids: t.Mapping[str, str], state: str = "running") -> None:
+        """Start a new journal in the place of the former one, which is kept beside it."""
+        directory = os.path.dirname(os.path.abspath(self.path))
+        try:
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            fresh = f"{self.path}.new"
+            rows = [[move.slot, move.source, move.target] for move in moves]
+            line = {"format": FORMAT, "plan_id": plan_id, "state": state, "moves": rows, "ids": dict(ids)}
+            self._append(fresh, line, os.O_TRUNC)
+            if os.path.exists(self.path):
+                os.replace(self.path, f"{self.path}.former")
+            os.replace(fresh, self.path)
+            self._sync(directory)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def done(self, slots: t.Iterable[int]) -> None:
+        """Note that slots have arrived."""
+        self._note({"done": sorted(slots)})
+
+    def finish(self, state: str) -> None:
+        """Note how it ended: ``balanced``, ``reverted`` or ``stopped``."""
+        self._note({"state": state})
+
+    def _note(self, event: t.Mapping[str, t.Any]) -> None:
+        try:
+            self._append(self.path, event)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> HeadroomError:
+        return HeadroomError(
+            f"Failed to write journal {self.path}: {error.strerror}. Give a path that can be written in option 'journal'.",
+            code="journal_unwritable",
+        )
+
+    @staticmethod
+    def _append(path: str, event: t.Mapping[str, t.Any], flags: int = os.O_APPEND) -> None:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | flags, 0o600)
+        try:
+            os.write(handle, (json.dumps(event, separators=(",", ":")) + "\n").encode())
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    @staticmethod
+    def _sync(directory: str) -> None:
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def parse(lines: t.Sequence[str], path: str) -> Record | None:
+    """Read the lines of a journal. Pure.
+
+    :raises HeadroomError: when they are not one.
+    """
+    if not lines:
+        return None
+    try:
+        head = json.loads(lines[0])
+        if head["format"] != FORMAT:
+            raise ValueError(f"its format is {head['format']!r}")
+        moves = tuple(Move(int(slot), str(source), str(target)) for slot, source, target in head["moves"])
+        state, done = str(head["state"]), set()
+        for line in lines[1:]:
+            event = json.loads(line)
+            done.update(int(slot) for slot in event.get("done", ()))
+            state = event.get("state", state)
+        return Record(str(head["plan_id"]), moves, dict(head["ids"]), frozenset(done), state)
+    except (ValueError, KeyError, TypeError) as error:
+        raise HeadroomError(
+            f"Failed to read journal {path}: it is not a journal of this module ({error}). "
+            "Move it away, or give another path in option 'journal'.",
+            code="journal_unreadable",
+        ) from error

@@ -1,0 +1,290 @@
+# Copyright: headroom.scale contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# **PRIVATE** to the collection: may change at any time without notice.
+"""Move slots with CLUSTER SETSLOT and MIGRATE: many slots in flight, one MIGRATE for a slot's keys where they are few.
+
+The order is what keeps data safe: importing at the target, migrating at the source, the keys, then the ownership at the target
+first, at the source, at the others. A server refuses to give away a slot that it still has keys of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import typing as t
+from dataclasses import dataclass, field
+
+from ..._common.errors import HeadroomError
+from ..client import NodeError, ServerError
+from ..model import format_slots
+from ..observe import Fleet
+from .plan import Move
+
+# a MIGRATE blocks its source until the target has answered, so its size is what live commands wait for
+KEYS_PER_LOOK = 1000
+MIGRATE_TIMEOUT_S = 10.0
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How fast slots may move. Bytes and seconds as the names say; 0 is no limit."""
+
+    max_slots_per_source: int = 64
+    max_slots_per_target: int = 192
+    max_keys_per_migrate: int = 100
+    max_bytes_per_migrate: int = 65536
+    max_rate_bytes_s: int = 0
+    max_latency_ms: float = 0.0
+    latency_patience_s: float = 60.0
+
+
+@dataclass
+class Progress:
+    """What has been moved so far."""
+
+    slots: int = 0
+    keys: int = 0
+    bytes: int = 0
+    paused_s: float = 0.0
+    retries: int = 0
+    # latencies of a PING beside the moves, in milliseconds
+    latencies_ms: list[float] = field(default_factory=list)
+
+
+class Migration:
+    """Moves slots between the primaries of a fleet."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        ids: t.Mapping[str, str],
+        limits: Limits,
+        bytes_per_key: t.Mapping[str, float],
+        done: t.Callable[[t.Iterable[int]], None],
+        deadline_s: float | None = None,
+    ) -> None:
+        """Take the fleet and what is known of it.
+
+        :param ids: name of every primary to its id.
+        :param bytes_per_key: mean size of a key with its value on each source.
+        :param done: called with the slots that have arrived.
+        :param deadline_s: on the clock of ``time.monotonic()``; no slot is opened after it.
+        """
+        self.fleet = fleet
+        self.ids = ids
+        self.limits = limits
+        self.bytes_per_key = bytes_per_key
+        self.done = done
+        self.deadline_s = deadline_s
+        self.progress = Progress()
+        self._clear = asyncio.Event()
+        self._clear.set()
+        self._started = time.monotonic()
+        self._slow: HeadroomError | None = None
+
+    async def run(self, moves: t.Sequence[Move]) -> None:
+        """Move the slots, the pairs side by side. Where one pair fails the others stop at their next slots.
+
+        :raises HeadroomError: the first failure; its slots may be open, and a later run closes them.
+        """
+        pairs: dict[tuple[str, str], list[int]] = {}
+        for move in moves:
+            pairs.setdefault((move.source, move.target), []).append(move.slot)
+        if not pairs:
+            return
+        failed: list[BaseException] = []
+        workers = [
+            self._work(
+                source, target, slots[part::2], self._batch(pairs, source, target), f"move{part}-{target}", failed
+            )
+            for (source, target), slots in sorted(pairs.items())
+            for part in range(2)
+            if slots[part::2]
+        ]
+        watch = asyncio.ensure_future(self._watch(sorted({name for pair in pairs for name in pair}), failed))
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+        if failed:
+            raise failed[0]
+
+    def _batch(self, pairs: t.Mapping[tuple[str, str], t.Any], source: str, target: str) -> int:
+        """Return how many slots one of a pair's two workers may have open, so that its nodes keep within their limits."""
+        beside_source = sum(1 for pair in pairs if pair[0] == source)
+        beside_target = sum(1 for pair in pairs if pair[1] == target)
+        here = self.limits.max_slots_per_source // beside_source
+        there = self.limits.max_slots_per_target // beside_target
+        return max(1, min(here, there) // 2)
+
+    async def _work(
+        self, source: str, target: str, slots: list[int], batch: int, purpose: str, failed: list[BaseException]
+    ) -> None:
+        try:
+            for first in range(0, len(slots), batch):
+                if failed or (self.deadline_s is not None and time.monotonic() >= self.deadline_s):
+                    return
+                await self._clear.wait()
+                if failed:
+                    return
+                await self._move(source, target, slots[first : first + batch], purpose)
+        except BaseException as error:
+            failed.append(error)
+            self._clear.set()
+            if not isinstance(error, Exception):
+                raise
+
+    async def _move(self, source: str, target: str, slots: t.Sequence[int], purpose: str) -> None:
+        await open_slots(self.fleet, self.ids, source, target, slots, purpose)
+        await self._carry(source, target, slots, purpose)
+        await close_slots(self.fleet, self.ids, source, target, slots, purpose)
+        self.progress.slots += len(slots)
+        self.done(slots)
+
+    async def _carry(self, source: str, target: str, slots: t.Sequence[int], purpose: str) -> None:
+        """Move keys until the source has none left: it makes no new ones, since it answers for them with ASK."""
+        client = self.fleet.client(source, purpose)
+        pending = list(slots)
+        failures = 0
+        while pending:
+            looks = [("CLUSTER", "GETKEYSINSLOT", slot, KEYS_PER_LOOK) for slot in pending]
+            found = await client.pipeline(looks, raw=True)
+            _raise_first(found)
+            batches = self._batches(source, target, found)
+            for arguments, count, size in batches:
+                await self._pace(size)
+                try:
+                    answer = await client.call(*arguments, timeout_s=MIGRATE_TIMEOUT_S + self.fleet.login.timeout_s)
+                except ServerError as error:
+                    failures += 1
+                    self.progress.retries += 1
+                    if failures > ATTEMPTS or not error.reply.startswith(("IOERR", "TRYAGAIN")):
+                        raise
+                    await asyncio.sleep(0.2 * failures)
+                    break
+                if answer == "OK":
+                    self.progress.keys += count
+                    self.progress.bytes += size
+            pending = [slot for slot, keys in zip(pending, found, strict=True) if keys]
+
+    def _batches(self, source: str, target: str, found: t.Sequence[t.Sequence[bytes]]) -> t.Iterator[t.Any]:
+        """Yield the arguments of each MIGRATE with its number of keys and their estimated bytes."""
+        each = max(1.0, self.bytes_per_key.get(source, 1.0))
+        most = int(max(1, min(self.limits.max_keys_per_migrate, self.limits.max_bytes_per_migrate // each)))
+        node, login = self.fleet.nodes[target], self.fleet.login
+        # the source is the one that answers for its keys: what an interrupted move left at the target is older
+        head: list[t.Any] = ["MIGRATE", node.host, node.port, "", 0, int(MIGRATE_TIMEOUT_S * 1000), "REPLACE"]
+        if login.password is not None:
+            head += ["AUTH2", login.user or "default", login.password]
+        for keys in found:
+            # pieces of one size: a full one followed by a few keys would block as long and bring less
+            pieces = -(-len(keys) // most)
+            for piece in range(pieces):
+                part = keys[piece::pieces]
+                yield [*head, "KEYS", *part], len(part), int(len(part) * each)
+
+    async def _pace(self, size: int) -> None:
+        """Wait until the rate allows so many bytes more, and until live commands are quick enough."""
+        await self._clear.wait()
+        if self._slow is not None:
+            raise self._slow
+        if not self.limits.max_rate_bytes_s:
+            return
+        ahead = (self.progress.bytes + size) / self.limits.max_rate_bytes_s - (time.monotonic() - self._started)
+        if ahead > 0:
+            await asyncio.sleep(ahead)
+
+    async def _watch(self, names: t.Sequence[str], failed: list[BaseException]) -> None:
+        """Time a PING on each node beside the moves, and hold these back while it takes too long."""
+        slow_since = None
+        while True:
+            await asyncio.sleep(0.1)
+            took = await asyncio.gather(*(self._ping(name) for name in names), return_exceptions=True)
+            seen = [one for one in took if isinstance(one, float)]
+            self.progress.latencies_ms.extend(seen)
+            limit = self.limits.max_latency_ms
+            if not limit or not seen:
+                continue
+            if max(seen) <= limit:
+                if slow_since is not None:
+                    self.progress.paused_s += time.monotonic() - slow_since
+                slow_since = None
+                self._clear.set()
+                continue
+            slow_since = slow_since or time.monotonic()
+            self._clear.clear()
+            if time.monotonic() - slow_since > self.limits.latency_patience_s:
+                self._slow = HeadroomError(
+                    f"Failed to keep live commands below max_latency_ms ({limit:g}): a PING took {max(seen):.1f} ms after "
+                    f"{self.limits.latency_patience_s:g} s without moves. Look for other load, or raise the limit.",
+                    code="latency",
+                )
+                failed.append(self._slow)
+                self._clear.set()
+                return
+
+    async def _ping(self, name: str) -> float:
+        started = time.monotonic()
+        await self.fleet.client(name, "watch").call("PING")
+        return (time.monotonic() - started) * 1000
+
+
+def _raise_first(answers: t.Iterable[t.Any]) -> None:
+    for answer in answers:
+        if isinstance(answer, NodeError):
+            raise answer
+
+
+async def open_slots(
+    fleet: Fleet, ids: t.Mapping[str, str], source: str, target: str, slots: t.Sequence[int], purpose: str = ""
+) -> None:
+    """Open slots at the target, then at the source."""
+    for name, word, other in ((target, "IMPORTING", source), (source, "MIGRATING", target)):
+        commands = [("CLUSTER", "SETSLOT", slot, word, ids[other]) for slot in slots]
+        _raise_first(await fleet.client(name, purpose).pipeline(commands))
+
+
+async def close_slots(
+    fleet: Fleet, ids: t.Mapping[str, str], source: str, target: str, slots: t.Sequence[int], purpose: str = ""
+) -> None:
+    """Give slots to the target: it says so first, since whoever asks a former owner must not be sent to nobody."""
+    commands = [("CLUSTER", "SETSLOT", slot, "NODE", ids[target]) for slot in slots]
+    _raise_first(await fleet.client(target, purpose).pipeline(commands))
+    answers = await fleet.client(source, purpose).pipeline(commands)
+    # a primary that has given its last slot away makes itself a replica of who took it, and refuses what it has just learnt
+    _raise_first(
+        answer for answer in answers if not (isinstance(answer, ServerError) and "with masters" in answer.reply)
+    )
+    others = [name for name in ids if name not in (source, target)]
+    # they would hear of it by gossip too; a client that asks them is sent to the right place sooner
+    await asyncio.gather(*(fleet.client(name, purpose).pipeline(commands) for name in others), return_exceptions=True)
+
+
+async def count_keys(fleet: Fleet, names: t.Iterable[str], slots: t.Sequence[int]) -> dict[int, dict[str, int]]:
+    """Return slot to name to the number of keys that the node holds of it; nodes without any are left out."""
+    commands = [("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in slots]
+    order = list(names)
+    counts = await asyncio.gather(*(fleet.client(name).pipeline(commands) for name in order))
+    found: dict[int, dict[str, int]] = {slot: {} for slot in slots}
+    for name, answers in zip(order, counts, strict=True):
+        _raise_first(answers)
+        for slot, answer in zip(slots, answers, strict=True):
+            if answer:
+                found[slot][name] = int(answer)
+    return found
+
+
+def stuck(slots: t.Iterable[int], holders: t.Mapping[int, t.Mapping[str, int]]) -> HeadroomError:
+    """Return the failure for slots whose data does not say who owns them."""
+    shown = list(slots)
+    example = shown[0]
+    who = ", ".join(f"{name} holds {count} keys" for name, count in sorted(holders[example].items()))
+    return HeadroomError(
+        f"Failed to tell the owner of slots {format_slots(shown)}: of slot {example}, {who}. "
+        "Look at both, and set the owner with CLUSTER SETSLOT.",
+        code="owner_unclear",
+        slots=shown,
+    )
