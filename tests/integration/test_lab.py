@@ -84,7 +84,8 @@ class Spare:
             ["ansible", "lab", f"--inventory={self.inventory}", "--module-name=ansible.builtin.ping", "--timeout=5"],
             capture_output=True,
             text=True,
-            env=self.lab.environment,
+            # colours, which a test runner may ask for, come between the words
+            env={**self.lab.environment, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"},
             timeout=60,
             check=False,
         )
