@@ -11,7 +11,8 @@ import json
 import typing as t
 from dataclasses import dataclass
 
-from ..model import format_slots
+# below what arithmetic with fractions of slots leaves
+EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
@@ -151,41 +152,26 @@ def _level(
     wanted: t.Mapping[str, float],
     drained: t.Sequence[str],
 ) -> list[Move]:
-    """Give the surplus of each to the one that lacks most, heaviest slots first; a move must make things better."""
+    """Give the surplus of each to the one that lacks most, last slots first, so that what stays is one range."""
     lack = {name: wanted[name] - sum(cost[slot] for slot in found) for name, found in slots.items()}
-    receivers = [name for name in lack if name not in drained and (wanted[name] > 0)]
+    receivers = [name for name in lack if name not in drained and wanted[name] > 0]
     moves: list[Move] = []
     # who must be emptied goes first, so that what others lack is known before they give
-    order = [
-        *sorted(drained),
-        *sorted((name for name in lack if name not in drained), key=lambda name: (lack[name], name)),
-    ]
-    for source in order:
-        must = source in drained
-        # of slots that weigh the same the last ones go, so that what stays is one range
-        for slot in sorted(slots[source], key=lambda slot: (-cost[slot], -slot)):
-            others = [name for name in receivers if name != source]
-            if not others or (not must and lack[source] >= 0):
+    givers = sorted((name for name in lack if name not in drained), key=lambda name: (lack[name], name))
+    for source in [*sorted(drained), *givers]:
+        others = [name for name in receivers if name != source]
+        for slot in sorted(slots[source], reverse=True):
+            if not others:
                 break
             target = max(others, key=lambda name: (lack[name], name))
-            # better: the two end nearer to their shares than they are
-            if not must and not cost[slot] < lack[target] - lack[source]:
-                continue
-            if not must and cost[slot] == 0:
-                continue
-            if not must and (lack[target] <= 0 or abs(lack[source] + cost[slot]) > abs(lack[source])):
-                continue
+            if source not in drained:
+                # what is left is less than a slot of the one or the other side
+                if lack[source] > -EPSILON or lack[target] < EPSILON:
+                    break
+                # a slot that carries more than the surplus, or nothing, would only change who is off
+                if not 0 < cost[slot] <= min(-lack[source], lack[target]) + EPSILON:
+                    continue
             moves.append(Move(slot, source, target))
             lack[source] += cost[slot]
             lack[target] -= cost[slot]
     return sorted(moves, key=lambda move: move.slot)
-
-
-def describe(plan_: Plan, unit: str) -> list[str]:
-    """Return the plan in lines that a person reads: one for each pair, with its slots."""
-    lines = []
-    for (source, target), found in plan_.pairs().items():
-        lines.append(f"{source} -> {target}: {len(found)} slots: {format_slots(found)}")
-    for share in plan_.after:
-        lines.append(f"{share.name}: {share.slots} slots, {share.load:.6g} of {share.wanted:.6g} {unit}")
-    return lines

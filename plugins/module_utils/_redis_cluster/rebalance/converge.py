@@ -1,0 +1,537 @@
+# Copyright: headroom.scale contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# **PRIVATE** to the collection: may change at any time without notice.
+"""The run of ``redis_cluster_rebalance``: observe, heal, plan, move, verify."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import math
+import os
+import time
+import typing as t
+import uuid
+from dataclasses import dataclass
+
+from ..._common.argspec import ArgumentSpec
+from ..._common.errors import HeadroomError, OptionError
+from ..client import NodeError
+from ..connection import Login, nodes_spec, parse_nodes
+from ..lock import Keeper, Lock
+from ..model import Node, format_slots
+from ..observe import Fleet, Seen, disagreements, require_all, settle, slots_of
+from . import heal, measure, migrate
+from .journal import Journal, Record
+from .plan import Move, Plan, Share, imbalance, plan
+
+STATES = ("balanced", "reverted")
+UNITS = {"slots": "slots", "keys": "keys", "bytes": "bytes", "operations": "microseconds of commands"}
+LOCK_TTL_S = 30.0
+AGREE_S = 15.0
+RECOVER_S = 30.0
+ROUNDS = 5
+
+
+def rebalance_spec() -> ArgumentSpec:
+    """Return the module's own options, without those to log in."""
+    own = ArgumentSpec(
+        {
+            "state": {"type": "str", "choices": list(STATES), "default": "balanced"},
+            "by": {"type": "str", "choices": list(UNITS), "default": "slots"},
+            "threshold": {"type": "float", "default": 0.02},
+            "max_moves": {"type": "int"},
+            "max_slots_per_source": {"type": "int", "default": 64},
+            "max_slots_per_target": {"type": "int", "default": 192},
+            "max_rate_bytes_s": {"type": "int", "default": 0},
+            "max_latency_ms": {"type": "float", "default": 0.0},
+            "latency_patience_s": {"type": "float", "default": 60.0},
+            "max_memory_ratio": {"type": "float", "default": 0.9},
+            "cluster": {"type": "str", "default": "redis"},
+            "journal": {"type": "path"},
+            "lock_wait_s": {"type": "float", "default": 0.0},
+            "lock_token": {"type": "str", "no_log": True},
+            "slice_s": {"type": "float", "default": 0.0},
+        }
+    )
+    return nodes_spec(weight={"type": "float"}).merge(own)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The module's options, checked. Times are in seconds."""
+
+    nodes: tuple[Node, ...]
+    weights: t.Mapping[str, float]
+    login: Login
+    limits: migrate.Limits
+    journal: str
+    state: str = "balanced"
+    by: str = "slots"
+    threshold: float = 0.02
+    max_moves: int | None = None
+    max_memory_ratio: float = 0.9
+    cluster: str = "redis"
+    lock_wait_s: float = 0.0
+    lock_token: str = ""
+    slice_s: float = 0.0
+
+
+def parse_options(params: t.Mapping[str, t.Any]) -> Options:
+    """Check the module's options beyond their types.
+
+    :raises OptionError: naming the option, its value and what to give instead.
+    """
+    nodes = parse_nodes(params["nodes"])
+    weights = {}
+    for entry in params["nodes"]:
+        weight = entry["weight"]
+        if weight is not None:
+            if not math.isfinite(weight) or not 0 <= weight <= 1e6:
+                raise OptionError(
+                    "nodes[].weight", weight, f"give a number from 0 to 1000000 for node {entry['name']}."
+                )
+            weights[entry["name"]] = weight
+    _number(params, "threshold", 0, 1, "a fraction")
+    _number(params, "max_slots_per_source", 1, 16384, "slots")
+    _number(params, "max_slots_per_target", 1, 16384, "slots")
+    _number(params, "max_rate_bytes_s", 0, 1 << 50, "bytes per second, 0 for no limit,")
+    _number(params, "max_latency_ms", 0, 60000, "milliseconds, 0 for no limit,")
+    _number(params, "latency_patience_s", 0, 86400, "seconds")
+    _number(params, "max_memory_ratio", 0.1, 1, "a fraction")
+    _number(params, "lock_wait_s", 0, 86400, "seconds")
+    _number(params, "slice_s", 0, 86400, "seconds")
+    if params["max_moves"] is not None:
+        _number(params, "max_moves", 1, 16384, "slots")
+    cluster = params["cluster"]
+    if not cluster.strip() or not cluster.isprintable() or any(sign in cluster for sign in "{}/"):
+        raise OptionError("cluster", cluster, "give a printable name without braces and slashes.")
+    journal = params["journal"] or os.path.expanduser(f"~/.local/state/headroom/redis_cluster-{cluster}.journal")
+    if os.path.isdir(journal):
+        raise OptionError("journal", journal, "it is a directory; give the path of a file.")
+    return Options(
+        nodes=nodes,
+        weights=weights,
+        login=Login.from_params(params),
+        limits=migrate.Limits(
+            max_slots_per_source=params["max_slots_per_source"],
+            max_slots_per_target=params["max_slots_per_target"],
+            max_rate_bytes_s=params["max_rate_bytes_s"],
+            max_latency_ms=params["max_latency_ms"],
+            latency_patience_s=params["latency_patience_s"],
+        ),
+        journal=journal,
+        state=params["state"],
+        by=params["by"],
+        threshold=params["threshold"],
+        max_moves=params["max_moves"],
+        max_memory_ratio=params["max_memory_ratio"],
+        cluster=cluster,
+        lock_wait_s=params["lock_wait_s"],
+        lock_token=params["lock_token"] or uuid.uuid4().hex,
+        slice_s=params["slice_s"],
+    )
+
+
+def _number(params: t.Mapping[str, t.Any], option: str, low: float, high: float, unit: str) -> None:
+    value = params[option]
+    if not math.isfinite(value) or not low <= value <= high:
+        raise OptionError(option, value, f"give {unit} from {low:g} to {high:g}.")
+
+
+def rebalance(options: Options, check_mode: bool = False) -> dict[str, t.Any]:
+    """Bring the slots to where they should be and return what was seen and done."""
+    return asyncio.run(_Run(options, check_mode).run())
+
+
+def primary_of(seen: t.Mapping[str, Seen], name: str) -> str:
+    """Return the node that now is the primary of the shard that a node belongs to."""
+    one = seen.get(name)
+    if one is None or one.view is None or one.me.is_primary:
+        return name
+    return next((other for other, row in seen.items() if row.view and row.me.id == one.me.primary_id), name)
+
+
+def weights_of(seen: t.Mapping[str, Seen], given: t.Mapping[str, float]) -> dict[str, float]:
+    """Return the weight of every primary: its own, else that of one of its replicas, since they change places, else 1."""
+    weights = {}
+    for name, one in seen.items():
+        if one.me.is_primary:
+            shard = [other for other in sorted(seen) if other != name and primary_of(seen, other) == name]
+            weights[name] = next((given[other] for other in [name, *shard] if other in given), 1.0)
+    return weights
+
+
+class _Run:
+    def __init__(self, options: Options, check_mode: bool) -> None:
+        self.options = options
+        self.check_mode = check_mode
+        self.journal = Journal(options.journal)
+        self.healed: list[heal.Cure] = []
+        self.progress = migrate.Progress()
+        self.moved = False
+        self.total = 0
+
+    async def run(self) -> dict[str, t.Any]:
+        async with Fleet(self.options.nodes, self.options.login) as fleet:
+            seen = await self._look(fleet)
+            if self.check_mode:
+                cures, owners = await self._cures(fleet, seen)
+                planned, _ids = await self._plan(fleet, seen, owners, self.journal.read())
+                return self._result(planned, planned, cures, finished=True)
+            slots = slots_of(seen)
+            if not slots.owners:
+                raise HeadroomError(
+                    "Failed to rebalance: no node owns a slot. Form the cluster with the module redis_cluster first.",
+                    code="no_slots",
+                )
+            lock = Lock(fleet, self.options.cluster, LOCK_TTL_S)
+            keeper = Keeper(lock, self.options.lock_token, self.options.lock_wait_s)
+            async with keeper:
+                result = await self._converge(fleet, keeper)
+                keeper.keep = not result["finished"]
+                return result
+
+    async def _look(self, fleet: Fleet) -> dict[str, Seen]:
+        seen = await fleet.look()
+        require_all(seen)
+        known = {one.me.id for one in seen.values()}
+        for one in seen.values():
+            for member in one.view.members.values() if one.view else ():
+                if member.id not in known and (member.slots or member.primary_id in known):
+                    raise HeadroomError(
+                        f"Failed to rebalance: {member.address} is a member and not in option 'nodes'. "
+                        "List it, with weight 0 to empty it.",
+                        code="undeclared",
+                        address=member.address,
+                    )
+        return seen
+
+    async def _cures(self, fleet: Fleet, seen: t.Mapping[str, Seen]) -> tuple[list[heal.Cure], dict[int, str]]:
+        """Return what open slots need, and who will own what once that is done."""
+        slots = slots_of(seen)
+        ill = sorted({*slots.open, *slots.disputed, *slots.uncovered})
+        owners = dict(slots.owners)
+        if not ill:
+            return [], owners
+        primaries = [name for name, one in seen.items() if one.me.is_primary]
+        holders = await migrate.count_keys(fleet, primaries, ill)
+        found = heal.cures(slots, holders, complete=False)
+        stuck = [cure.slot for cure in found if cure.action == "stuck"]
+        if stuck:
+            uncovered = [slot for slot in stuck if slot in slots.uncovered and not holders[slot]]
+            if uncovered:
+                raise HeadroomError(
+                    f"Failed to rebalance: slots {format_slots(uncovered)} have no owner and no node holds keys of them. "
+                    "Bring back the node that had them, or assign them with the module redis_cluster.",
+                    code="uncovered",
+                    slots=uncovered,
+                )
+            raise migrate.stuck(stuck, holders)
+        for cure in found:
+            owners[cure.slot] = (cure.target if cure.action == "carry" else cure.source) or owners[cure.slot]
+        return found, owners
+
+    async def _heal(self, fleet: Fleet, seen: dict[str, Seen]) -> dict[str, Seen]:
+        found, _owners = await self._cures(fleet, seen)
+        if not found:
+            return seen
+        ids = {name: one.me.id for name, one in seen.items() if one.me.is_primary}
+        for name in ids:
+            await self._close(fleet, name, [cure.slot for cure in found if cure.action == "close"], seen)
+        for cure in found:
+            if cure.action in ("tell", "own") and cure.source:
+                await self._own(fleet, cure, ids)
+        carry = [
+            Move(cure.slot, cure.source, cure.target)
+            for cure in found
+            if cure.action == "carry" and cure.source and cure.target
+        ]
+        migration = migrate.Migration(fleet, ids, self.options.limits, measure.bytes_per_key(seen), lambda slots: None)
+        self.healed += found
+        self.moved = True
+        await migration.run(carry)
+        return await settle(fleet, AGREE_S, lambda now: _calm(now) and not slots_of(now).open)
+
+    async def _close(self, fleet: Fleet, name: str, slots: t.Sequence[int], seen: t.Mapping[str, Seen]) -> None:
+        mine = [slot for slot in slots if slot in seen[name].me.migrating or slot in seen[name].me.importing]
+        if mine:
+            await fleet.client(name).pipeline([("CLUSTER", "SETSLOT", slot, "STABLE") for slot in mine])
+
+    async def _own(self, fleet: Fleet, cure: heal.Cure, ids: t.Mapping[str, str]) -> None:
+        """Make the holder of a slot's data its owner, and let it say so with an epoch that wins."""
+        client = fleet.client(cure.source or "")
+        if cure.action == "own":
+            await client.call("CLUSTER", "ADDSLOTS", cure.slot)
+        await client.call("CLUSTER", "SETSLOT", cure.slot, "STABLE")
+        await client.call("CLUSTER", "BUMPEPOCH")
+        command = [("CLUSTER", "SETSLOT", cure.slot, "NODE", ids[cure.source or ""])]
+        await asyncio.gather(*(fleet.client(name).pipeline(command) for name in ids))
+
+    async def _plan(
+        self, fleet: Fleet, seen: t.Mapping[str, Seen], owners: t.Mapping[int, str], record: Record | None
+    ) -> tuple[Plan, dict[str, str]]:
+        ids = {name: one.me.id for name, one in seen.items() if one.me.is_primary}
+        if self.options.state == "reverted":
+            planned = _way_back(seen, owners, record)
+        else:
+            loads = await self._loads(fleet, owners)
+            weights = weights_of(seen, self.options.weights)
+            if not sum(weights.values()) > 0:
+                raise OptionError(
+                    "nodes[].weight", 0, "all are 0, so nobody would own a slot; give one a weight above 0."
+                )
+            planned = plan(owners, weights, loads, self.options.threshold, self.options.max_moves)
+        await self._head_room(fleet, seen, planned, owners)
+        return planned, ids
+
+    async def _loads(self, fleet: Fleet, owners: t.Mapping[int, str]) -> t.Mapping[int, float] | None:
+        if self.options.by == "slots":
+            return None
+        if self.options.by == "keys":
+            return await measure.keys(fleet, owners)
+        if self.options.by == "bytes":
+            return await measure.bytes_(fleet, owners)
+        return await measure.operations(fleet, owners)
+
+    async def _head_room(
+        self, fleet: Fleet, seen: t.Mapping[str, Seen], planned: Plan, owners: t.Mapping[int, str]
+    ) -> None:
+        """Require that every target has memory for what it is to take.
+
+        :raises HeadroomError: naming the first that has not.
+        """
+        limited = {name for name in {move.target for move in planned.moves} if seen[name].number("maxmemory")}
+        if not limited:
+            return
+        counts = await measure.keys(fleet, {move.slot: owners[move.slot] for move in planned.moves})
+        each = measure.bytes_per_key(seen)
+        for name in sorted(limited):
+            more = sum(counts[move.slot] * each.get(move.source, 0.0) for move in planned.moves if move.target == name)
+            less = sum(counts[move.slot] * each.get(move.source, 0.0) for move in planned.moves if move.source == name)
+            most = seen[name].number("maxmemory") * self.options.max_memory_ratio
+            used = seen[name].number("used_memory")
+            if used + more - less > most:
+                raise HeadroomError(
+                    f"Failed to plan: {name} on {seen[name].node.address} uses {used} bytes and would take {more - less:.0f} more, "
+                    f"above {most:.0f} (max_memory_ratio {self.options.max_memory_ratio:g} of its maxmemory). "
+                    "Give it more memory, a smaller weight, or raise max_memory_ratio.",
+                    code="memory",
+                    node=name,
+                )
+
+    async def _converge(self, fleet: Fleet, keeper: Keeper) -> dict[str, t.Any]:
+        options = self.options
+        deadline = time.monotonic() + options.slice_s if options.slice_s else None
+        first: Plan | None = None
+        for attempt in range(ROUNDS):
+            try:
+                seen = await self._heal(fleet, await self._look(fleet))
+                record = self.journal.read()
+                planned, ids = await self._plan(fleet, seen, slots_of(seen).owners, record)
+                if first is None:
+                    first = planned
+                    self.total = len(planned.moves)
+                if not planned.moves:
+                    break
+                self._begin(planned, ids, record)
+                await self._move(fleet, keeper, planned, ids, seen, deadline)
+                if deadline is not None and time.monotonic() >= deadline:
+                    break
+            except NodeError as error:
+                if attempt == ROUNDS - 1 or error.code in ("authentication_failed", "tls_refused"):
+                    raise self._interrupted(error) from error
+                # a node that died may come back, or its replica takes over: what is left is planned anew
+                await settle(fleet, RECOVER_S, lambda now: _calm(now))
+            except HeadroomError as error:
+                raise self._interrupted(error) from error
+        return await self._conclude(fleet, first or Plan((), (), ()))
+
+    async def _move(
+        self,
+        fleet: Fleet,
+        keeper: Keeper,
+        planned: Plan,
+        ids: t.Mapping[str, str],
+        seen: t.Mapping[str, Seen],
+        deadline: float | None,
+    ) -> None:
+        def done(slots: t.Iterable[int]) -> None:
+            keeper.check()
+            self.journal.done(slots)
+
+        self.moved = True
+        migration = migrate.Migration(fleet, ids, self.options.limits, measure.bytes_per_key(seen), done, deadline)
+        before = self.progress
+        try:
+            await migration.run(planned.moves)
+        finally:
+            now = migration.progress
+            self.progress = migrate.Progress(
+                before.slots + now.slots,
+                before.keys + now.keys,
+                before.bytes + now.bytes,
+                before.paused_s + now.paused_s,
+                before.retries + now.retries,
+                before.latencies_ms + now.latencies_ms,
+            )
+
+    def _begin(self, planned: Plan, ids: t.Mapping[str, str], record: Record | None) -> None:
+        """Write the plan down; one that goes on with an interrupted one keeps where its slots came from."""
+        state = "running" if self.options.state == "balanced" else "reverting"
+        moves = list(planned.moves)
+        done: list[int] = []
+        if record is not None and record.state == state:
+            origin = {move.slot: move for move in record.moves if move.slot in record.done}
+            moves = [
+                dataclasses.replace(move, source=origin[move.slot].source) if move.slot in origin else move
+                for move in moves
+            ]
+            again = {move.slot for move in moves}
+            kept = [move for slot, move in origin.items() if slot not in again]
+            moves += kept
+            done = [move.slot for move in kept]
+        self.journal.begin(planned.id, moves, ids, state)
+        if done:
+            self.journal.done(done)
+
+    def _interrupted(self, error: HeadroomError) -> HeadroomError:
+        """Return the failure with what had been done; the journal has the rest."""
+        if not self.moved:
+            return error
+        result = {"changed": True, "progress": self._progress(), "journal": self.options.journal, **error.result}
+        return HeadroomError(
+            f"{error} {self.progress.slots} slots have been moved; run it again to go on.",
+            code=error.code,
+            result=result,
+            **error.facts,
+        )
+
+    async def _conclude(self, fleet: Fleet, first: Plan) -> dict[str, t.Any]:
+        """Look again: the result is what is there."""
+        seen = await settle(fleet, AGREE_S, lambda now: _calm(now) and not slots_of(now).open)
+        require_all(seen)
+        slots = slots_of(seen)
+        if slots.open or slots.uncovered or slots.disputed:
+            ill = sorted({*slots.open, *slots.uncovered, *slots.disputed})
+            raise self._interrupted(
+                HeadroomError(
+                    f"Failed to close slots {format_slots(ill)} within {AGREE_S:g} s.", code="open_slots", slots=ill
+                )
+            )
+        record = self.journal.read()
+        left, _ids = await self._plan(fleet, seen, slots.owners, record)
+        finished = not left.moves or self.options.max_moves is not None
+        if finished and self.moved and record is not None and record.state in ("running", "reverting"):
+            self.journal.finish(self.options.state)
+        return self._result(first, left, self.healed, finished)
+
+    def _progress(self) -> dict[str, t.Any]:
+        found = sorted(self.progress.latencies_ms)
+
+        def share(fraction: float) -> float | None:
+            return round(found[int(fraction * (len(found) - 1))], 2) if found else None
+
+        return {
+            "slots": self.progress.slots,
+            "slots_total": self.total,
+            "keys": self.progress.keys,
+            "bytes": self.progress.bytes,
+            "paused_s": round(self.progress.paused_s, 1),
+            "retries": self.progress.retries,
+            "latency_p50_ms": share(0.5),
+            "latency_p99_ms": share(0.99),
+            "latency_max_ms": share(1.0),
+        }
+
+    def _result(self, planned: Plan, left: Plan, cures: t.Sequence[heal.Cure], finished: bool) -> dict[str, t.Any]:
+        unit = UNITS[self.options.by]
+        after = planned.after if self.check_mode else left.before
+        changed = bool(planned.moves or cures)
+        shares = {share.name: share for share in after}
+        shown = {
+            "before": [f"{share.name}: {share.slots} slots, {share.load:.6g} {unit}\n" for share in planned.before],
+            "after": [f"{share.name}: {share.slots} slots, {share.load:.6g} {unit}\n" for share in after],
+        }
+        moves = [
+            {"source": source, "target": target, "count": len(slots), "slots": format_slots(slots)}
+            for (source, target), slots in planned.pairs().items()
+        ]
+        lines = [f"{row['source']} -> {row['target']}: {row['count']} slots: {row['slots']}\n" for row in moves]
+        return {
+            "changed": changed,
+            "finished": finished,
+            "summary": _summary(planned, cures, finished, self.check_mode),
+            "plan": {"id": planned.id, "moves": moves, "left_out": list(planned.left_out)},
+            "shares": [_share(share, planned, shares, unit) for share in planned.before],
+            "imbalance": {"before": round(imbalance(planned.before), 4), "after": round(imbalance(after), 4)},
+            "healed": [dataclasses.asdict(cure) for cure in cures],
+            "progress": self._progress(),
+            "journal": self.options.journal,
+            "diff": {
+                "before": "".join(shown["before"]),
+                "after": "".join(shown["after"] + lines) if changed else "".join(shown["before"]),
+            },
+        }
+
+
+def _share(share: Share, planned: Plan, after: t.Mapping[str, Share], unit: str) -> dict[str, t.Any]:
+    # who is not there any more has become a replica: a primary does when its last slot goes
+    then = after.get(share.name, Share(share.name, 0, 0.0, share.wanted))
+    return {
+        "name": share.name,
+        "slots_before": share.slots,
+        "slots_after": then.slots,
+        "load_before": round(share.load, 3),
+        "load_after": round(then.load, 3),
+        "load_wanted": round(share.wanted, 3),
+        "unit": unit,
+    }
+
+
+def _summary(planned: Plan, cures: t.Sequence[heal.Cure], finished: bool, check_mode: bool) -> str:
+    parts = []
+    if cures:
+        parts.append(f"{len(cures)} open slots {'would be' if check_mode else 'were'} healed")
+    if planned.moves:
+        pairs = len(planned.pairs())
+        parts.append(
+            f"{len(planned.moves)} slots between {pairs} pairs {'would move' if check_mode else 'moved' if finished else 'are moving'}"
+        )
+    return f"{'; '.join(parts)}." if parts else "Every primary has its share; nothing moved."
+
+
+def _way_back(seen: t.Mapping[str, Seen], owners: t.Mapping[int, str], record: Record | None) -> Plan:
+    """Return the moves that undo what a journal says was done; slots that went elsewhere since then stay."""
+    moves = []
+    left_out = []
+    for move in record.moves if record is not None else ():
+        source, target = primary_of(seen, move.source), primary_of(seen, move.target)
+        if record is not None and record.state in ("reverting", "reverted"):
+            # the journal already tells the way back
+            source, target = target, source
+        if move.slot not in owners or source not in seen or owners[move.slot] == source:
+            continue
+        if owners[move.slot] != target:
+            left_out.append(f"Slot {move.slot} belongs to {owners[move.slot]} now, not to {target}.")
+            continue
+        moves.append(Move(move.slot, target, source))
+    counts: dict[str, int] = dict.fromkeys((name for name, one in seen.items() if one.me.is_primary), 0)
+    for owner in owners.values():
+        counts[owner] = counts.get(owner, 0) + 1
+    then = dict(counts)
+    for move in moves:
+        then[move.source] -= 1
+        then[move.target] += 1
+    before = tuple(Share(name, count, count, then[name]) for name, count in sorted(counts.items()))
+    after = tuple(Share(name, count, count, count) for name, count in sorted(then.items()))
+    return Plan(tuple(moves), before, after, tuple(left_out))
+
+
+def _calm(seen: t.Mapping[str, Seen]) -> bool:
+    """Say whether every node answers, holds the cluster for working and agrees with the others."""
+    if any(one.error is not None or one.view is None for one in seen.values()):
+        return False
+    down = any(member.failed for one in seen.values() if one.view for member in one.view.members.values())
+    return not down and not slots_of(seen).uncovered and not disagreements(seen)
