@@ -298,13 +298,13 @@ nodes:
           V(authentication_failed), V(connection_lost), V(connect_failed), V(not_observed).
         - >-
           Codes that make it unhealthy: V(aof_write_failed), V(cluster_disabled), V(cluster_state), V(facts_missing),
-          V(full_sync), V(lag_bytes), V(lag_s), V(lag_unknown), V(loading), V(marked_failed), V(member_unknown),
-          V(not_a_member), V(owners_disagree), V(replica_link_down), and where writes are refused V(memory_ratio) and
-          V(rdb_save_failed).
+          V(full_sync), V(lag_bytes), V(lag_s), V(lag_unknown), V(loading), V(marked_failed), V(not_a_member),
+          V(replica_link_down), and where writes are refused V(memory_ratio) and V(rdb_save_failed).
         - >-
           Codes that make it degraded: V(aof_rewrite_failed), V(backlog_exceeded), V(bus_link_down), V(config_drift),
-          V(evictions), V(fragmentation_ratio), V(hit_ratio), V(memory_ratio), V(no_slots), V(rdb_save_failed),
-          V(same_host), V(slots_open), V(slowlog_growth), V(suspected), V(version_drift).
+          V(evictions), V(fragmentation_ratio), V(hit_ratio), V(member_unknown), V(memory_ratio), V(no_slots),
+          V(owners_disagree), V(rdb_save_failed), V(same_host), V(slots_open), V(slowlog_growth), V(suspected),
+          V(version_drift).
       type: list
       elements: dict
       sample:

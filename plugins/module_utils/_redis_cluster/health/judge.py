@@ -17,6 +17,7 @@ from .model import (
     HEALTHY,
     PRIMARY,
     REPLICA,
+    REQUIRED,
     SETTINGS,
     UNHEALTHY,
     UNREACHABLE,
@@ -37,7 +38,6 @@ FRAGMENTATION_MIN_BYTES = 64 * 1024 * 1024
 HIT_RATIO_MIN_LOOKUPS = 100
 """With fewer lookups the hit ratio says nothing."""
 
-_REQUIRED = ("INFO", "CLUSTER NODES", "CLUSTER INFO")
 _NOWHERE = ("noaddr", "handshake")
 
 
@@ -245,7 +245,7 @@ class _Judge:
         if facts.info and facts.info.get("cluster_enabled") != "1":
             text = f"{name} is a standalone server; set cluster-enabled, or take it off the list."
             return [Reason("cluster_disabled", text, UNHEALTHY)]
-        missing = {command: facts.not_read[command] for command in _REQUIRED if command in facts.not_read}
+        missing = {command: facts.not_read[command] for command in REQUIRED if command in facts.not_read}
         if facts.info and facts.role is None:
             missing["INFO"] = "it tells no role"
         if not missing:
@@ -267,7 +267,7 @@ class _Judge:
         unknown = [other for other, known in others.items() if known not in view.members]
         if unknown:
             text = f"{name} does not know {', '.join(unknown)}; CLUSTER MEET from {name} mends that."
-            reasons.append(Reason("member_unknown", text, UNHEALTHY, unknown))
+            reasons.append(Reason("member_unknown", text, DEGRADED, unknown))
         linked = {other: view.members[known].linked for other, known in others.items() if known in view.members}
         cut = [other for other, up in linked.items() if not up]
         if cut:
@@ -279,7 +279,7 @@ class _Judge:
         if wrong:
             slots = format_slots(wrong)
             text = f"{name} has another view of who owns slots {slots} than their owners; wait, or look at the cluster bus."
-            reasons.append(Reason("owners_disagree", text, UNHEALTHY, slots))
+            reasons.append(Reason("owners_disagree", text, DEGRADED, slots))
         if facts.cluster and facts.cluster.get("cluster_state") != "ok":
             state = facts.cluster.get("cluster_state", "unknown")
             text = f"{name} refuses queries: its cluster state is {state}; mend what else is reported."
@@ -360,6 +360,8 @@ class _Judge:
 
     def _drift(self, facts: NodeFacts) -> list[Reason]:
         name = facts.name
+        if facts.info.get("cluster_enabled") == "0":
+            return []
         reasons = []
         mine = facts.settings
         other = {key: self.settings[key] for key in SETTINGS if key in mine and mine[key] != self.settings[key]}

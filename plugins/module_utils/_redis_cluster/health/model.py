@@ -24,6 +24,9 @@ VERDICTS = (HEALTHY, DEGRADED, UNHEALTHY, UNREACHABLE)
 PRIMARY = "primary"
 REPLICA = "replica"
 
+REQUIRED = ("INFO", "CLUSTER NODES", "CLUSTER INFO")
+"""Commands without whose answer a node cannot be judged; the others may be denied to a login."""
+
 SETTINGS = (
     "maxmemory",
     "maxmemory-policy",

@@ -16,6 +16,7 @@ from .model import (
     HEALTHY,
     PRIMARY,
     REPLICA,
+    REQUIRED,
     UNHEALTHY,
     UNREACHABLE,
     VERDICTS,
@@ -142,8 +143,8 @@ def unread_lines(result: Result) -> list[str]:
     """Return, a line per command, which nodes did not show what it tells, and so were not judged by it."""
     found: dict[str, list[str]] = {}
     for node in result["nodes"]:
-        for command, why in node["not_read"].items():
-            found.setdefault(f"{command} ({why})", []).append(node["name"])
+        for command in node["not_read"].keys() - set(REQUIRED):
+            found.setdefault(f"{command} ({node['not_read'][command]})", []).append(node["name"])
     return [f"not judged by {command}: {', '.join(names)}" for command, names in sorted(found.items())]
 
 
