@@ -13,12 +13,13 @@ import ssl
 import types
 import typing as t
 
-import redis.exceptions
-from redis.asyncio.connection import Connection, SSLConnection
-
 from .._common.errors import HeadroomError
 from .connection import Login
 from .model import Node
+
+if t.TYPE_CHECKING:
+    import redis.exceptions
+    from redis.asyncio.connection import Connection
 
 Command = t.Sequence[t.Any]
 
@@ -88,6 +89,8 @@ class Client:
                 return await asyncio.wait_for(self._exchange(commands, raw), limit_s)
             except ServerError:
                 raise
+            except ModuleNotFoundError:
+                raise
             except BaseException as error:
                 # whatever came between, answers that were not read must not be taken for those of the next command
                 await self.close()
@@ -103,6 +106,8 @@ class Client:
             await connection.disconnect()
 
     async def _exchange(self, commands: t.Sequence[Command], raw: bool) -> list[t.Any]:
+        import redis.exceptions
+
         if self._connection is None:
             connection = self._open()
             await connection.connect()
@@ -118,6 +123,8 @@ class Client:
         return answers
 
     def _open(self) -> Connection:
+        from redis.asyncio.connection import Connection, SSLConnection
+
         settings: dict[str, t.Any] = {
             "host": self.node.host,
             "port": self.node.port,
@@ -142,6 +149,8 @@ class Client:
 
     def _failure(self, error: BaseException, limit_s: float) -> NodeError | None:
         """Return what went wrong as one sentence with a code, or None for what is not the node's doing."""
+        import redis.exceptions
+
         where = f"Failed to reach {self.node.name} on {self.node.address}"
         text = self.login.scrub(" ".join(str(error).split()))
         causes = list(_chain(error))
@@ -192,6 +201,8 @@ def _chain(error: BaseException | None) -> t.Iterator[BaseException]:
 
 def _reply(error: redis.exceptions.ResponseError) -> str:
     """Return the answer as the server sent it: the driver takes the first word off of those it knows."""
+    import redis.exceptions
+
     text = " ".join(str(error).split())
     words = {
         redis.exceptions.NoPermissionError: "NOPERM",

@@ -15,11 +15,14 @@ import random
 import time
 import types
 import typing as t
+import uuid
 from dataclasses import dataclass
 
-from .._common.errors import HeadroomError
+from .._common.argspec import ArgumentSpec
+from .._common.errors import HeadroomError, OptionError
 from .client import ServerError
-from .model import key_slot
+from .connection import Login, nodes_spec, parse_nodes
+from .model import Node, key_slot
 from .observe import Fleet, slots_of
 
 # KEYS: lock, fence. ARGV: token, milliseconds. An owner that asks again keeps its number.
@@ -226,3 +229,103 @@ class Keeper:
                 if error.code == "lost" or time.monotonic() - good > self.lock.ttl_s:
                     self.lost = error
                     return
+
+
+STATES = ("acquired", "extended", "released")
+
+
+def lock_spec() -> ArgumentSpec:
+    """Return the options of ``redis_lock``, without those to log in."""
+    own = ArgumentSpec(
+        {
+            "name": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": list(STATES), "default": "acquired"},
+            "token": {"type": "str", "no_log": False},
+            "ttl_s": {"type": "float", "default": 60.0},
+            "wait_s": {"type": "float", "default": 0.0},
+        },
+        required_if=[("state", "extended", ("token",)), ("state", "released", ("token",))],
+    )
+    return nodes_spec().merge(own)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of ``redis_lock``, checked. Times are in seconds."""
+
+    nodes: tuple[Node, ...]
+    login: Login
+    name: str
+    state: str
+    token: str
+    ttl_s: float
+    wait_s: float
+
+
+def parse_options(params: t.Mapping[str, t.Any]) -> Options:
+    """Check the options beyond their types.
+
+    :raises OptionError: naming the option, its value and what to give instead.
+    """
+    name = params["name"]
+    if not name.strip() or not name.isprintable() or any(sign in name for sign in "{}"):
+        raise OptionError("name", name, "give a printable name without braces.")
+    if params["token"] is not None and not params["token"].strip():
+        raise OptionError("token", params["token"], "give a text that no other run has, or leave it out.")
+    if not 1 <= params["ttl_s"] <= 86400:
+        raise OptionError("ttl_s", params["ttl_s"], "give a number of seconds from 1 to 86400.")
+    if not 0 <= params["wait_s"] <= 86400:
+        raise OptionError("wait_s", params["wait_s"], "give a number of seconds from 0 to 86400.")
+    return Options(
+        nodes=parse_nodes(params["nodes"]),
+        login=Login.from_params(params),
+        name=name,
+        state=params["state"],
+        token=params["token"] or uuid.uuid4().hex,
+        ttl_s=params["ttl_s"],
+        wait_s=params["wait_s"],
+    )
+
+
+def apply(options: Options, check_mode: bool = False) -> dict[str, t.Any]:
+    """Do what the state of ``redis_lock`` says and return the module's result."""
+    return asyncio.run(_apply(options, check_mode))
+
+
+async def _apply(options: Options, check_mode: bool) -> dict[str, t.Any]:
+    async with Fleet(options.nodes, options.login) as fleet:
+        lock, token = Lock(fleet, options.name, options.ttl_s), options.token
+        if check_mode:
+            return await _foretell(lock, options)
+        if options.state == "released":
+            freed = await lock.release(token)
+            said = f"Lock {options.name} is {'released' if freed else 'free already'}."
+            return {"changed": freed, "token": token, "summary": said}
+        if options.state == "extended":
+            fence, fresh = await lock.extend(token), False
+        else:
+            held = await lock.acquire(token, options.wait_s)
+            fence, fresh = held.fence, held.fresh
+        said = f"Lock {options.name} is {'acquired' if fresh else 'extended'} for {options.ttl_s:g} s."
+        return {"changed": fresh, "token": token, "fence": fence, "summary": said}
+
+
+async def _foretell(lock: Lock, options: Options) -> dict[str, t.Any]:
+    owner, left_ms, fence = await lock.owner()
+    mine = owner == options.token
+    if options.state == "released" and owner is None:
+        return {"changed": False, "token": options.token, "summary": f"Lock {options.name} is free already."}
+    if owner is not None and not mine and not (options.state == "acquired" and options.wait_s * 1000 > left_ms):
+        raise HeadroomError(
+            f"Failed to check lock {options.name}: another run has it, for {left_ms / 1000:.0f} s unless it is extended. "
+            "Wait for that run, or raise the time to wait.",
+            code="locked",
+            lock=options.name,
+            left_ms=left_ms,
+        )
+    if owner is None and options.state == "extended":
+        raise HeadroomError(f"Failed to check lock {options.name}: nobody has it. Acquire it.", code="lost")
+    fresh = options.state == "acquired" and not mine
+    said = f"Lock {options.name} would be {options.state if fresh or options.state == 'released' else 'extended'}."
+    result = {"changed": fresh or options.state == "released", "token": options.token, "summary": said}
+    return result if options.state == "released" else {**result, "fence": fence + fresh}

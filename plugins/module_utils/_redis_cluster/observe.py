@@ -193,3 +193,11 @@ async def settle(fleet: Fleet, patience_s: float, holds: t.Callable[[dict[str, S
         if holds(seen) or asyncio.get_running_loop().time() >= deadline:
             return seen
         await asyncio.sleep(0.2)
+
+
+def calm(seen: t.Mapping[str, Seen]) -> bool:
+    """Say whether every node answers, holds the cluster for working and agrees with the others."""
+    if any(one.error is not None or one.view is None for one in seen.values()):
+        return False
+    down = any(member.failed for one in seen.values() if one.view for member in one.view.members.values())
+    return not down and not slots_of(seen).uncovered and not disagreements(seen)

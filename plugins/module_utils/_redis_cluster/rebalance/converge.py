@@ -21,8 +21,8 @@ from ..client import NodeError
 from ..connection import Login, nodes_spec, parse_nodes
 from ..lock import Keeper, Lock
 from ..model import Node, format_slots
-from ..observe import Fleet, Seen, disagreements, require_all, settle, slots_of
-from . import heal, measure, migrate
+from ..observe import Fleet, Seen, calm, require_all, settle, slots_of
+from . import heal, measure, mend, migrate
 from .journal import Journal, Record
 from .plan import Move, Plan, Share, imbalance, plan
 
@@ -177,7 +177,7 @@ class _Run:
         async with Fleet(self.options.nodes, self.options.login) as fleet:
             seen = await self._look(fleet)
             if self.check_mode:
-                cures, owners = await self._cures(fleet, seen)
+                cures, owners = await mend.cures(fleet, seen)
                 planned, _ids = await self._plan(fleet, seen, owners, self.journal.read())
                 return self._result(planned, planned, cures, finished=True)
             slots = slots_of(seen)
@@ -207,67 +207,6 @@ class _Run:
                         address=member.address,
                     )
         return seen
-
-    async def _cures(self, fleet: Fleet, seen: t.Mapping[str, Seen]) -> tuple[list[heal.Cure], dict[int, str]]:
-        """Return what open slots need, and who will own what once that is done."""
-        slots = slots_of(seen)
-        ill = sorted({*slots.open, *slots.disputed, *slots.uncovered})
-        owners = dict(slots.owners)
-        if not ill:
-            return [], owners
-        primaries = [name for name, one in seen.items() if one.me.is_primary]
-        holders = await migrate.count_keys(fleet, primaries, ill)
-        found = heal.cures(slots, holders, complete=False)
-        stuck = [cure.slot for cure in found if cure.action == "stuck"]
-        if stuck:
-            uncovered = [slot for slot in stuck if slot in slots.uncovered and not holders[slot]]
-            if uncovered:
-                raise HeadroomError(
-                    f"Failed to rebalance: slots {format_slots(uncovered)} have no owner and no node holds keys of them. "
-                    "Bring back the node that had them, or assign them with the module redis_cluster.",
-                    code="uncovered",
-                    slots=uncovered,
-                )
-            raise migrate.stuck(stuck, holders)
-        for cure in found:
-            owners[cure.slot] = (cure.target if cure.action == "carry" else cure.source) or owners[cure.slot]
-        return found, owners
-
-    async def _heal(self, fleet: Fleet, seen: dict[str, Seen]) -> dict[str, Seen]:
-        found, _owners = await self._cures(fleet, seen)
-        if not found:
-            return seen
-        ids = {name: one.me.id for name, one in seen.items() if one.me.is_primary}
-        for name in ids:
-            await self._close(fleet, name, [cure.slot for cure in found if cure.action == "close"], seen)
-        for cure in found:
-            if cure.action in ("tell", "own") and cure.source:
-                await self._own(fleet, cure, ids)
-        carry = [
-            Move(cure.slot, cure.source, cure.target)
-            for cure in found
-            if cure.action == "carry" and cure.source and cure.target
-        ]
-        migration = migrate.Migration(fleet, ids, self.options.limits, measure.bytes_per_key(seen), lambda slots: None)
-        self.healed += found
-        self.moved = True
-        await migration.run(carry)
-        return await settle(fleet, AGREE_S, lambda now: _calm(now) and not slots_of(now).open)
-
-    async def _close(self, fleet: Fleet, name: str, slots: t.Sequence[int], seen: t.Mapping[str, Seen]) -> None:
-        mine = [slot for slot in slots if slot in seen[name].me.migrating or slot in seen[name].me.importing]
-        if mine:
-            await fleet.client(name).pipeline([("CLUSTER", "SETSLOT", slot, "STABLE") for slot in mine])
-
-    async def _own(self, fleet: Fleet, cure: heal.Cure, ids: t.Mapping[str, str]) -> None:
-        """Make the holder of a slot's data its owner, and let it say so with an epoch that wins."""
-        client = fleet.client(cure.source or "")
-        if cure.action == "own":
-            await client.call("CLUSTER", "ADDSLOTS", cure.slot)
-        await client.call("CLUSTER", "SETSLOT", cure.slot, "STABLE")
-        await client.call("CLUSTER", "BUMPEPOCH")
-        command = [("CLUSTER", "SETSLOT", cure.slot, "NODE", ids[cure.source or ""])]
-        await asyncio.gather(*(fleet.client(name).pipeline(command) for name in ids))
 
     async def _plan(
         self, fleet: Fleet, seen: t.Mapping[str, Seen], owners: t.Mapping[int, str], record: Record | None
@@ -327,7 +266,14 @@ class _Run:
         first: Plan | None = None
         for attempt in range(ROUNDS):
             try:
-                seen = await self._heal(fleet, await self._look(fleet))
+                seen = await self._look(fleet)
+                cures, _owners = await mend.cures(fleet, seen)
+                if cures:
+                    self.healed += cures
+                    self.moved = True
+                    await mend.mend(fleet, seen, cures, self.options.limits)
+                    seen = await settle(fleet, AGREE_S, lambda now: calm(now) and not slots_of(now).open)
+                    require_all(seen)
                 record = self.journal.read()
                 planned, ids = await self._plan(fleet, seen, slots_of(seen).owners, record)
                 if first is None:
@@ -343,7 +289,7 @@ class _Run:
                 if attempt == ROUNDS - 1 or error.code in ("authentication_failed", "tls_refused"):
                     raise self._interrupted(error) from error
                 # a node that died may come back, or its replica takes over: what is left is planned anew
-                await settle(fleet, RECOVER_S, lambda now: _calm(now))
+                await settle(fleet, RECOVER_S, lambda now: calm(now))
             except HeadroomError as error:
                 raise self._interrupted(error) from error
         return await self._conclude(fleet, first or Plan((), (), ()))
@@ -410,7 +356,7 @@ class _Run:
 
     async def _conclude(self, fleet: Fleet, first: Plan) -> dict[str, t.Any]:
         """Look again: the result is what is there."""
-        seen = await settle(fleet, AGREE_S, lambda now: _calm(now) and not slots_of(now).open)
+        seen = await settle(fleet, AGREE_S, lambda now: calm(now) and not slots_of(now).open)
         require_all(seen)
         slots = slots_of(seen)
         if slots.open or slots.uncovered or slots.disputed:
@@ -527,11 +473,3 @@ def _way_back(seen: t.Mapping[str, Seen], owners: t.Mapping[int, str], record: R
     before = tuple(Share(name, count, count, then[name]) for name, count in sorted(counts.items()))
     after = tuple(Share(name, count, count, count) for name, count in sorted(then.items()))
     return Plan(tuple(moves), before, after, tuple(left_out))
-
-
-def _calm(seen: t.Mapping[str, Seen]) -> bool:
-    """Say whether every node answers, holds the cluster for working and agrees with the others."""
-    if any(one.error is not None or one.view is None for one in seen.values()):
-        return False
-    down = any(member.failed for one in seen.values() if one.view for member in one.view.members.values())
-    return not down and not slots_of(seen).uncovered and not disagreements(seen)

@@ -1,0 +1,318 @@
+#!/usr/bin/python
+# Copyright: headroom.scale contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Move slots between the primaries of a Redis or Valkey cluster until each has its share."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: redis_cluster_rebalance
+short_description: Move slots of a Redis or Valkey cluster until each primary has its share
+version_added: 0.1.0
+author:
+  - headroom.scale contributors (@headroom-scale)
+extends_documentation_fragment:
+  - headroom.scale.redis
+  - headroom.scale.attributes
+description:
+  - Gives every primary its share of slots, keys, bytes or operations, with the least movement, while clients work.
+  - It runs once for the whole cluster, from a host with network access to all nodes. Do not loop it over hosts.
+  - Slots that another run left open are closed or carried on first, in the direction that they had. Where the data does not
+    say whose a slot is, the module stops and shows both.
+  - What is to move and what has moved is kept in a journal. A run that was killed at any point is taken up by the next one,
+    and O(state=reverted) brings the slots of the last run back.
+  - A primary that gives its last slot away turns itself into a replica of the one that took it, unless
+    C(cluster-allow-replica-migration) is off.
+  - Many slots are in flight, and pairs of nodes that do not share one work side by side. A key is always on one side for
+    clients, which are sent to the other by redirections.
+attributes:
+  check_mode:
+    support: full
+    details:
+      - The plan and the diff are those of the run that follows, if the load stays the same.
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+  action:
+    description: Whether parts of it run on the controller.
+    support: full
+    details:
+      - The action shows how far the move is and runs the module again until it has finished.
+options:
+  nodes:
+    description:
+      - All nodes of the cluster, replicas too. A member that is not listed is refused.
+    type: list
+    elements: dict
+    required: true
+    version_added: 0.1.0
+    suboptions:
+      name:
+        description:
+          - Name of the node, once in the list.
+        type: str
+        required: true
+      host:
+        description:
+          - Host name or address of the server, as its fellow nodes reach it too. Defaults to the name.
+        type: str
+      port:
+        description:
+          - TCP port of the server.
+        type: int
+        default: 6379
+      weight:
+        description:
+          - Share of the primary beside the other weights. V(0) empties it. Without it, that of one of the primary's
+            replicas counts, since the two change places in a failover, and else V(1).
+        type: float
+  state:
+    description:
+      - V(balanced) gives every primary its share.
+      - V(reverted) brings back what the last run of the journal moved, as far as the slots have not gone elsewhere since.
+    type: str
+    choices: [balanced, reverted]
+    default: balanced
+    version_added: 0.1.0
+  by:
+    description:
+      - What the weights divide. V(bytes) are estimated from a few keys of each slot. V(operations) is the processor time that
+        the slots' commands took, which needs C(CLUSTER SLOT-STATS) with C(cluster-slot-stats-enabled).
+    type: str
+    choices: [slots, keys, bytes, operations]
+    default: slots
+    version_added: 0.1.0
+  threshold:
+    description:
+      - Nothing moves while every primary is within this fraction of its share.
+    type: float
+    default: 0.02
+    version_added: 0.1.0
+  max_moves:
+    description:
+      - Number of slots that a run moves at most.
+    type: int
+    version_added: 0.1.0
+  max_slots_per_source:
+    description:
+      - Slots that one node gives away at the same time.
+    type: int
+    default: 64
+    version_added: 0.1.0
+  max_slots_per_target:
+    description:
+      - Slots that one node takes in at the same time.
+    type: int
+    default: 192
+    version_added: 0.1.0
+  max_keys_per_migrate:
+    description:
+      - Keys that one command moves. Other clients of the two nodes wait for as long as it takes.
+    type: int
+    default: 100
+    version_added: 0.1.0
+  max_rate_bytes_s:
+    description:
+      - Bytes that move in a second, over the whole cluster. V(0) is no limit.
+    type: int
+    default: 0
+    version_added: 0.1.0
+  max_latency_ms:
+    description:
+      - Nothing moves while a C(PING) beside the moves takes longer than so many milliseconds. V(0) is no limit.
+    type: float
+    default: 0
+    version_added: 0.1.0
+  latency_patience_s:
+    description:
+      - Seconds that the moves may be held back by O(max_latency_ms) until the run fails.
+    type: float
+    default: 60
+    version_added: 0.1.0
+  max_memory_ratio:
+    description:
+      - A plan is refused that would fill a node's C(maxmemory) beyond this fraction.
+    type: float
+    default: 0.9
+    version_added: 0.1.0
+  cluster:
+    description:
+      - Name of the cluster, for its lock and its journal.
+    type: str
+    default: redis
+    version_added: 0.1.0
+  journal:
+    description:
+      - File on the host that runs the module that keeps the plan and what has been done.
+      - Defaults to C(~/.local/state/headroom/redis_cluster-NAME.journal), where NAME is O(cluster).
+    type: path
+    version_added: 0.1.0
+  lock_wait_s:
+    description:
+      - Seconds to wait for the lock that keeps two runs from working on the cluster at the same time.
+    type: float
+    default: 0
+    version_added: 0.1.0
+  lock_token:
+    description:
+      - Token of the lock's owner, for a run that is made of several calls. The action sets it.
+    type: str
+    version_added: 0.1.0
+  slice_s:
+    description:
+      - Return after so many seconds with RV(finished=false), and keep the lock for the next call. V(0) goes on to the end.
+        The action sets it.
+    type: float
+    default: 0
+    version_added: 0.1.0
+seealso:
+  - module: headroom.scale.redis_cluster
+  - module: headroom.scale.redis_lock
+"""
+
+EXAMPLES = r"""
+- name: Every primary has its share of the bytes
+  headroom.scale.redis_cluster_rebalance:
+    nodes: "{{ cluster_nodes }}"
+    by: bytes
+    max_latency_ms: 20
+    login_user: admin
+    login_password: "{{ redis_admin_password }}"
+    ca_certs: /etc/ssl/certs/internal-ca.pem
+  run_once: true
+  delegate_to: localhost
+
+- name: Empty a node before its host goes
+  headroom.scale.redis_cluster_rebalance:
+    nodes: "{{ cluster_nodes | map('combine', {'weight': 0}) | selectattr('name', 'equalto', 'd1') | list
+               + cluster_nodes | rejectattr('name', 'equalto', 'd1') | list }}"
+    login_password: "{{ redis_admin_password }}"
+  run_once: true
+  delegate_to: localhost
+
+- name: Bring the slots of the last run back
+  headroom.scale.redis_cluster_rebalance:
+    nodes: "{{ cluster_nodes }}"
+    state: reverted
+    login_password: "{{ redis_admin_password }}"
+  run_once: true
+  delegate_to: localhost
+"""
+
+RETURN = r"""
+finished:
+  description: Whether nothing is left to do.
+  returned: success
+  type: bool
+  sample: true
+summary:
+  description: What was done, in a sentence.
+  returned: success
+  type: str
+  sample: 4096 slots between 3 pairs moved.
+plan:
+  description: What was, or in check mode would be, moved.
+  returned: success
+  type: dict
+  contains:
+    id:
+      description: Identifies the moves.
+      type: str
+      sample: 0f3f3c74128e
+    moves:
+      description: One entry for each pair of nodes, with C(source), C(target), C(count) and C(slots) as ranges.
+      type: list
+      elements: dict
+      sample:
+        - source: a1
+          target: d1
+          count: 1365
+          slots: 4096-5460
+    left_out:
+      description: What is not balanced and does not move, a sentence each.
+      type: list
+      elements: str
+      sample: []
+shares:
+  description: What each primary carried before, carries now, and should, in C(unit), sorted by name.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - name: a1
+      slots_before: 5461
+      slots_after: 4096
+      load_before: 5461
+      load_after: 4096
+      load_wanted: 4096
+      unit: slots
+imbalance:
+  description: Largest distance of a primary from its share, as a fraction of that share, C(before) and C(after).
+  returned: success
+  type: dict
+  sample:
+    before: 0.3333
+    after: 0.0
+healed:
+  description: Slots that were open or had no owner, with what was done about each.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - slot: 5461
+      action: carry
+      source: a1
+      target: d1
+      why: it was on the move
+progress:
+  description: >-
+    Slots, keys and bytes that moved, seconds for which O(max_latency_ms) held them back, commands that were tried again, and
+    the latency of a C(PING) beside the moves.
+  returned: success, and on failure when something had moved
+  type: dict
+  sample:
+    slots: 4096
+    slots_total: 4096
+    keys: 250113
+    bytes: 62528250
+    paused_s: 0.0
+    retries: 0
+    latency_p50_ms: 0.9
+    latency_p99_ms: 4.2
+    latency_max_ms: 7.7
+journal:
+  description: The file with the plan and what has been done.
+  returned: success
+  type: str
+  sample: /root/.local/state/headroom/redis_cluster-redis.journal
+errors:
+  description: Why it failed, with C(code) and C(message).
+  type: list
+  elements: dict
+  returned: failure
+  sample:
+    - code: connection_refused
+      message: "Failed to reach redis1 on 10.77.0.31:6379: nothing listens there. Check port, and that the server runs."
+      node: redis1
+"""
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible_collections.headroom.scale.plugins.module_utils._common.run import run
+from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.connection import connection_spec
+from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.rebalance.converge import (
+    parse_options,
+    rebalance,
+    rebalance_spec,
+)
+
+
+def main():
+    spec = rebalance_spec().merge(connection_spec())
+    module = AnsibleModule(supports_check_mode=True, **spec.to_kwargs())
+    run(module, lambda module: rebalance(parse_options(module.params), module.check_mode))
+
+
+if __name__ == "__main__":
+    main()
