@@ -271,7 +271,7 @@ table { border-collapse:collapse; width:100%; font-size:14px } td ul { margin:0;
 th,td { text-align:left; vertical-align:top; padding:7px 10px; border-bottom:1px solid var(--line) }
 th { font-size:12px; color:var(--soft) } td.name { overflow-wrap:anywhere; font-weight:600 }
 .tag { white-space:nowrap; color:var(--v); border:1px solid var(--v); border-radius:4px; padding:0 7px; font-size:13px }
-code { font:12px ui-monospace,monospace }
+code { font:12px ui-monospace,monospace; white-space:nowrap } td.figure { white-space:nowrap }
 """
 
 _WIDTH = 1120  # px of a drawing
@@ -309,8 +309,8 @@ def _slot_map(result: Result) -> str:
     coverage = result["coverage"]
     shared, rows = [], []
     for number, shard in enumerate(result["shards"]):
-        # the golden angle keeps neighbours apart, however many there are
-        style = f'fill="hsl({number * 137.5 % 360:.0f} 55% 52%)"'
+        # the golden section keeps neighbours apart, however many there are; red is for slots without an owner
+        style = f'fill="hsl({50 + number * 0.618 % 1 * 270:.0f} 55% 52%)"'
         y = 34 + number * 24
         rows.append(
             f'<text x="0" y="{y + 12}">{_e(shorten(shard["primary"], 18))}<title>{_e(shard["primary"])}</title></text>'
@@ -391,7 +391,7 @@ def to_html(result: Result) -> str:
             f'<tr class="{node["verdict"]}"><td class="name">{_e(node["name"])}'
             f'<div class="soft"><code>{_e(node["host"])}:{node["port"]}</code></div></td>'
             f'<td><span class="tag">{_ICONS[node["verdict"]]} {node["verdict"]}</span>{seen}</td>'
-            + "".join(f"<td>{_e(cell)}</td>" for cell in cells)
+            + "".join(f'<td class="figure">{_e(cell)}</td>' for cell in cells)
             + f"<td>{f'<ul>{reasons}</ul>' if reasons else '<span class=soft>nothing to report</span>'}</td></tr>"
         )
     errors = "".join(
