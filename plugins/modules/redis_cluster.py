@@ -170,7 +170,7 @@ plan:
       returned: for V(assign) and V(drain)
       sample: 0-5461
 healed:
-  description: Slots that were open or had no owner, with what was done about each (C(slot), C(action), C(why)).
+  description: Slots that were open or had no owner, with what was done about them (C(slots), C(action), C(source), C(target), C(why)).
   returned: success
   type: list
   elements: dict

@@ -99,13 +99,13 @@ options:
     description:
       - Slots that one node gives away at the same time.
     type: int
-    default: 64
+    default: 128
     version_added: 0.1.0
   max_slots_per_target:
     description:
       - Slots that one node takes in at the same time.
     type: int
-    default: 192
+    default: 384
     version_added: 0.1.0
   max_keys_per_migrate:
     description:
@@ -256,12 +256,12 @@ imbalance:
     before: 0.3333
     after: 0.0
 healed:
-  description: Slots that were open or had no owner, with what was done about each.
+  description: Slots that were open or had no owner, with what was done about them.
   returned: success
   type: list
   elements: dict
   sample:
-    - slot: 5461
+    - slots: 5461-5470
       action: carry
       source: a1
       target: d1

@@ -17,6 +17,14 @@ from .._common.errors import HeadroomError
 from .connection import Login
 from .model import Node
 
+try:
+    import hiredis
+except ImportError:
+    # the driver does without it too, slower
+    hiredis = None
+else:
+    hiredis = hiredis if hasattr(hiredis, "pack_command") else None
+
 if t.TYPE_CHECKING:
     import redis.exceptions
     from redis.asyncio.connection import Connection
@@ -118,7 +126,7 @@ class Client:
             try:
                 answer = await self._connection.read_response()
                 answers.append(answer if raw else _text(answer))
-            except redis.exceptions.ResponseError as error:
+            except (redis.exceptions.ResponseError, redis.exceptions.BusyLoadingError) as error:
                 answers.append(ServerError(self.node, command, self.login.scrub(_reply(error))))
         return answers
 
@@ -184,6 +192,8 @@ class Client:
 
 def _packed(command: Command) -> bytes:
     """Return a command as it goes over the wire: the driver's own way takes longer than the servers need for a key."""
+    if hiredis is not None:
+        return hiredis.pack_command(tuple(command))
     parts = [b"*%d\r\n" % len(command)]
     for part in command:
         value = part if isinstance(part, bytes) else str(part).encode()
@@ -199,7 +209,7 @@ def _chain(error: BaseException | None) -> t.Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _reply(error: redis.exceptions.ResponseError) -> str:
+def _reply(error: redis.exceptions.RedisError) -> str:
     """Return the answer as the server sent it: the driver takes the first word off of those it knows."""
     import redis.exceptions
 

@@ -15,7 +15,8 @@ from .._common.argspec import ArgumentSpec
 from .._common.errors import HeadroomError, OptionError
 from .connection import Login, nodes_spec, parse_nodes
 from .model import Node
-from .observe import Fleet, Seen, calm, require_all, settle
+from .observe import Fleet, settle
+from .state import Seen, calm, require_all
 
 MAX_BEHIND_BYTES = 1 << 20
 

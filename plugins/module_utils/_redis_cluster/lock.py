@@ -23,7 +23,8 @@ from .._common.errors import HeadroomError, OptionError
 from .client import ServerError
 from .connection import Login, nodes_spec, parse_nodes
 from .model import Node, key_slot
-from .observe import Fleet, slots_of
+from .observe import Fleet
+from .state import slots_of
 
 # KEYS: lock, fence. ARGV: token, milliseconds. An owner that asks again keeps its number.
 _ACQUIRE = """

@@ -9,52 +9,11 @@ from __future__ import annotations
 import asyncio
 import types
 import typing as t
-from dataclasses import dataclass, field
 
-from .._common.errors import HeadroomError
 from .client import Client, NodeError
 from .connection import Login
-from .model import SLOTS, Member, Node, View, format_slots, parse_view
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What one node says: its view of the cluster and its figures, or why it says nothing."""
-
-    node: Node
-    view: View | None = None
-    info: t.Mapping[str, str] = field(default_factory=dict)
-    keys: int | None = None
-    error: NodeError | None = None
-
-    @property
-    def me(self) -> Member:
-        """The node as it sees itself.
-
-        :raises NodeError: when it said nothing.
-        """
-        if self.view is None:
-            raise self.error or NodeError(f"Failed to observe {self.node.name}: nothing was read.")
-        return self.view.me
-
-    def number(self, name: str) -> int:
-        """Return a figure of INFO as a whole number; 0 when the server does not have it."""
-        try:
-            return int(self.info.get(name, "0"))
-        except ValueError:
-            return 0
-
-
-def parse_info(text: str) -> dict[str, str]:
-    """Return the answer to INFO by name."""
-    pairs = (line.partition(":") for line in text.splitlines() if ":" in line and not line.startswith("#"))
-    return {name: value for name, _colon, value in pairs}
-
-
-def keys_of(info: t.Mapping[str, str]) -> int:
-    """Return the number of keys of database 0, the only one that a cluster has."""
-    fields = dict(part.partition("=")[::2] for part in info.get("db0", "").split(",") if part)
-    return int(fields.get("keys", 0))
+from .model import Node, parse_view
+from .state import Seen, keys_of, parse_info
 
 
 class Fleet:
@@ -89,100 +48,23 @@ class Fleet:
     async def _look(self, name: str) -> Seen:
         node = self.nodes[name]
         try:
-            answers = await self.client(name).pipeline([("INFO",), ("CLUSTER", "NODES")])
+            answers = await self.client(name).pipeline([("INFO",), ("CLUSTER", "NODES"), ("CLUSTER", "INFO")])
         except NodeError as error:
             return Seen(node, error=error)
+        if isinstance(answers[0], NodeError):
+            return Seen(node, error=answers[0])
+        info = parse_info(answers[0])
+        if info.get("cluster_enabled") != "1":
+            return Seen(node, info=info, keys=keys_of(info))
         for answer in answers:
             if isinstance(answer, NodeError):
                 return Seen(node, error=answer)
-        info = parse_info(answers[0])
+        info.update(parse_info(answers[2]))
         try:
             return Seen(node, parse_view(answers[1]), info, keys_of(info))
         except ValueError as error:
             failure = NodeError(f"Failed to read CLUSTER NODES of {node.address}: {error}.", node=name)
             return Seen(node, info=info, error=failure)
-
-
-def require_all(seen: t.Mapping[str, Seen]) -> None:
-    """Require that every node answered.
-
-    :raises HeadroomError: naming the first that did not, with all of them as ``errors``.
-    """
-    failed = [one.error for one in seen.values() if one.error is not None]
-    if failed:
-        more = f" {len(failed) - 1} more nodes failed too." if len(failed) > 1 else ""
-        errors = [error.as_dict() for error in failed[1:]]
-        raise HeadroomError(f"{failed[0]}{more}", code=failed[0].code, result={"errors": errors}, **failed[0].facts)
-    for one in seen.values():
-        if one.info.get("cluster_enabled") != "1":
-            raise HeadroomError(
-                f"Failed to use {one.node.name} on {one.node.address}: it is a standalone server with {one.keys} keys. "
-                "Set cluster-enabled on a server of its own, or name another port.",
-                code="standalone",
-                node=one.node.name,
-            )
-
-
-@dataclass(frozen=True)
-class Slots:
-    """Who owns which slot, by the word of the owners themselves, and what is open."""
-
-    owners: t.Mapping[int, str]
-    # slot to the members that claim it, where that is not exactly one
-    disputed: t.Mapping[int, tuple[str, ...]]
-    migrating: t.Mapping[int, t.Mapping[str, str]]
-    importing: t.Mapping[int, t.Mapping[str, str]]
-
-    @property
-    def open(self) -> list[int]:
-        """Slots that some node says are on the move, in order."""
-        return sorted({*self.migrating, *self.importing})
-
-    @property
-    def uncovered(self) -> list[int]:
-        """Slots that nobody owns, in order."""
-        return [slot for slot in range(SLOTS) if slot not in self.owners and slot not in self.disputed]
-
-
-def slots_of(seen: t.Mapping[str, Seen]) -> Slots:
-    """Return who owns what; names are those of the nodes, ids stay where a member is not declared."""
-    names = {one.me.id: name for name, one in seen.items() if one.view is not None}
-    claims: dict[int, list[str]] = {}
-    migrating: dict[int, dict[str, str]] = {}
-    importing: dict[int, dict[str, str]] = {}
-    for name, one in seen.items():
-        if one.view is None:
-            continue
-        for slot in one.me.slots:
-            claims.setdefault(slot, []).append(name)
-        for slot, other in one.me.migrating.items():
-            migrating.setdefault(slot, {})[name] = names.get(other, other)
-        for slot, other in one.me.importing.items():
-            importing.setdefault(slot, {})[name] = names.get(other, other)
-    return Slots(
-        owners={slot: found[0] for slot, found in claims.items() if len(found) == 1},
-        disputed={slot: tuple(sorted(found)) for slot, found in claims.items() if len(found) > 1},
-        migrating=migrating,
-        importing=importing,
-    )
-
-
-def disagreements(seen: t.Mapping[str, Seen]) -> list[str]:
-    """Return, a sentence each, in what the nodes' views of the cluster differ."""
-    views = {name: one.view for name, one in seen.items() if one.view is not None}
-    truth = slots_of(seen)
-    ids = {one.me.id: name for name, one in seen.items() if one.view is not None}
-    found = []
-    for name, view in sorted(views.items()):
-        unknown = sorted(other for other_id, other in ids.items() if other_id not in view.members)
-        if unknown:
-            found.append(f"{name} does not know {', '.join(unknown)}.")
-            continue
-        owners = {slot: ids.get(owner, owner) for slot, owner in view.owners.items()}
-        wrong = [slot for slot, owner in truth.owners.items() if owners.get(slot) != owner]
-        if wrong:
-            found.append(f"{name} holds others for the owners of slots {format_slots(wrong)}.")
-    return found
 
 
 async def settle(fleet: Fleet, patience_s: float, holds: t.Callable[[dict[str, Seen]], bool]) -> dict[str, Seen]:
@@ -193,11 +75,3 @@ async def settle(fleet: Fleet, patience_s: float, holds: t.Callable[[dict[str, S
         if holds(seen) or asyncio.get_running_loop().time() >= deadline:
             return seen
         await asyncio.sleep(0.2)
-
-
-def calm(seen: t.Mapping[str, Seen]) -> bool:
-    """Say whether every node answers, holds the cluster for working and agrees with the others."""
-    if any(one.error is not None or one.view is None for one in seen.values()):
-        return False
-    down = any(member.failed for one in seen.values() if one.view for member in one.view.members.values())
-    return not down and not slots_of(seen).uncovered and not disagreements(seen)

@@ -21,7 +21,8 @@ from ..client import NodeError
 from ..connection import Login, nodes_spec, parse_nodes
 from ..lock import Keeper, Lock
 from ..model import Node, format_slots
-from ..observe import Fleet, Seen, calm, require_all, settle, slots_of
+from ..observe import Fleet, settle
+from ..state import Seen, calm, disagreements, require_all, slots_of
 from . import heal, measure, mend, migrate
 from .journal import Journal, Record
 from .plan import Move, Plan, Share, imbalance, plan
@@ -42,8 +43,9 @@ def rebalance_spec() -> ArgumentSpec:
             "by": {"type": "str", "choices": list(UNITS), "default": "slots"},
             "threshold": {"type": "float", "default": 0.02},
             "max_moves": {"type": "int"},
-            "max_slots_per_source": {"type": "int", "default": 64},
-            "max_slots_per_target": {"type": "int", "default": 192},
+            "max_slots_per_source": {"type": "int", "default": 128},
+            "max_slots_per_target": {"type": "int", "default": 384},
+            "max_keys_per_migrate": {"type": "int", "default": 100},
             "max_rate_bytes_s": {"type": "int", "default": 0},
             "max_latency_ms": {"type": "float", "default": 0.0},
             "latency_patience_s": {"type": "float", "default": 60.0},
@@ -96,6 +98,7 @@ def parse_options(params: t.Mapping[str, t.Any]) -> Options:
     _number(params, "threshold", 0, 1, "a fraction")
     _number(params, "max_slots_per_source", 1, 16384, "slots")
     _number(params, "max_slots_per_target", 1, 16384, "slots")
+    _number(params, "max_keys_per_migrate", 1, 10000, "keys")
     _number(params, "max_rate_bytes_s", 0, 1 << 50, "bytes per second, 0 for no limit,")
     _number(params, "max_latency_ms", 0, 60000, "milliseconds, 0 for no limit,")
     _number(params, "latency_patience_s", 0, 86400, "seconds")
@@ -117,6 +120,7 @@ def parse_options(params: t.Mapping[str, t.Any]) -> Options:
         limits=migrate.Limits(
             max_slots_per_source=params["max_slots_per_source"],
             max_slots_per_target=params["max_slots_per_target"],
+            max_keys_per_migrate=params["max_keys_per_migrate"],
             max_rate_bytes_s=params["max_rate_bytes_s"],
             max_latency_ms=params["max_latency_ms"],
             latency_patience_s=params["latency_patience_s"],
@@ -262,6 +266,13 @@ class _Run:
 
     async def _converge(self, fleet: Fleet, keeper: Keeper) -> dict[str, t.Any]:
         options = self.options
+        # a move that begins before a new node has heard of all slots stops half way
+        seen = await settle(fleet, RECOVER_S, _works)
+        require_all(seen)
+        if not _works(seen):
+            raise HeadroomError(
+                f"Failed to rebalance: the nodes did not agree within {RECOVER_S:g} s. {_why(seen)}", code="not_calm"
+            )
         deadline = time.monotonic() + options.slice_s if options.slice_s else None
         first: Plan | None = None
         for attempt in range(ROUNDS):
@@ -412,7 +423,7 @@ class _Run:
             "plan": {"id": planned.id, "moves": moves, "left_out": list(planned.left_out)},
             "shares": [_share(share, planned, shares, unit) for share in planned.before],
             "imbalance": {"before": round(imbalance(planned.before), 4), "after": round(imbalance(after), 4)},
-            "healed": [dataclasses.asdict(cure) for cure in cures],
+            "healed": heal.as_rows(cures),
             "progress": self._progress(),
             "journal": self.options.journal,
             "diff": {
@@ -473,3 +484,15 @@ def _way_back(seen: t.Mapping[str, Seen], owners: t.Mapping[int, str], record: R
     before = tuple(Share(name, count, count, then[name]) for name, count in sorted(counts.items()))
     after = tuple(Share(name, count, count, count) for name, count in sorted(then.items()))
     return Plan(tuple(moves), before, after, tuple(left_out))
+
+
+def _works(seen: t.Mapping[str, Seen]) -> bool:
+    """Say whether slots can move: a slot without an owner may be what keeps the cluster down, and is healed first."""
+    return calm(seen) or bool(slots_of(seen).uncovered or slots_of(seen).disputed)
+
+
+def _why(seen: t.Mapping[str, Seen]) -> str:
+    down = sorted(name for name, one in seen.items() if one.info.get("cluster_state") != "ok")
+    if down:
+        return f"For {', '.join(down)} the cluster is down. Look at its health with the module redis_cluster_health."
+    return " ".join(disagreements(seen)) or "A member is marked as failed. Look at the cluster's health."

@@ -9,7 +9,8 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass
 
-from ..observe import Slots
+from ..model import format_slots
+from ..state import Slots
 
 
 @dataclass(frozen=True)
@@ -87,3 +88,14 @@ def _uncovered(slot: int, held: set[str], home: str | None, complete: bool) -> C
     if complete and home is not None:
         return Cure(slot, "own", home, why="it has no owner, and no member holds a key of it")
     return Cure(slot, "stuck", why="it has no owner, and the member that held it does not answer")
+
+
+def as_rows(cures_: t.Iterable[Cure]) -> list[dict[str, t.Any]]:
+    """Return cures as a module's return value: one row for all slots that need the same."""
+    rows: dict[tuple[t.Any, ...], list[int]] = {}
+    for cure in cures_:
+        rows.setdefault((cure.action, cure.source, cure.target, cure.why), []).append(cure.slot)
+    return [
+        {"slots": format_slots(slots), "action": action, "source": source, "target": target, "why": why}
+        for (action, source, target, why), slots in rows.items()
+    ]

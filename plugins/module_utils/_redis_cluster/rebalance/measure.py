@@ -11,7 +11,8 @@ import typing as t
 
 from ..._common.errors import HeadroomError
 from ..client import ServerError
-from ..observe import Fleet, Seen
+from ..observe import Fleet
+from ..state import Seen
 
 SAMPLED_KEYS = 4
 COMMANDS_AT_ONCE = 2000

@@ -11,7 +11,8 @@ import typing as t
 
 from ..._common.errors import HeadroomError
 from ..model import format_slots
-from ..observe import Fleet, Seen, slots_of
+from ..observe import Fleet
+from ..state import Seen, slots_of
 from . import heal, measure, migrate
 from .plan import Move
 

@@ -24,15 +24,17 @@ from .plan import Move
 # a MIGRATE blocks its source until the target has answered, so its size is what live commands wait for
 KEYS_PER_LOOK = 1000
 MIGRATE_TIMEOUT_S = 10.0
-ATTEMPTS = 3
+ATTEMPTS = 5
+# what a target says that is over in a moment
+PASSING = ("IOERR", "TRYAGAIN", "CLUSTERDOWN", "LOADING")
 
 
 @dataclass(frozen=True)
 class Limits:
     """How fast slots may move. Bytes and seconds as the names say; 0 is no limit."""
 
-    max_slots_per_source: int = 64
-    max_slots_per_target: int = 192
+    max_slots_per_source: int = 128
+    max_slots_per_target: int = 384
     max_keys_per_migrate: int = 100
     max_bytes_per_migrate: int = 65536
     max_rate_bytes_s: int = 0
@@ -161,7 +163,7 @@ class Migration:
                 except ServerError as error:
                     failures += 1
                     self.progress.retries += 1
-                    if failures > ATTEMPTS or not error.reply.startswith(("IOERR", "TRYAGAIN")):
+                    if failures > ATTEMPTS or not any(word in error.reply for word in PASSING):
                         raise
                     await asyncio.sleep(0.2 * failures)
                     break

@@ -17,9 +17,10 @@ from ..._common.errors import HeadroomError, OptionError
 from ..connection import Login, nodes_spec, parse_nodes
 from ..lock import Keeper, Lock
 from ..model import SLOTS, Node, format_slots, key_slot, ranges
-from ..observe import Fleet, Seen, calm, require_all, settle, slots_of
+from ..observe import Fleet, settle
 from ..rebalance import heal, measure, mend, migrate
 from ..rebalance import plan as slots_plan
+from ..state import Seen, calm, require_all, slots_of
 from .plan import Outcome, Step, Wanted, plan, strangers
 
 ROUNDS = 8
@@ -277,7 +278,7 @@ class _Run:
             if changed
             else "Nothing to do.",
             "plan": [step.as_dict() for step in self.steps],
-            "healed": [{"slot": cure.slot, "action": cure.action, "why": cure.why} for cure in self.healed],
+            "healed": heal.as_rows(self.healed),
             "nodes": _rows(after, outcome.tree if self.check_mode else None),
             "diff": {"before": "".join(_lines(before)), "after": "".join(wanted)},
         }

@@ -10,8 +10,8 @@ import typing as t
 from dataclasses import dataclass, field
 
 from ..model import SLOTS, Member, format_slots
-from ..observe import Seen, slots_of
 from ..rebalance.plan import whole_shares
+from ..state import Seen, slots_of
 
 
 @dataclass(frozen=True)
