@@ -414,7 +414,8 @@ class _Judge:
         if (
             not limits.allow_same_host
             and primary in self.picture.nodes
-            and host == self.picture.host(primary) is not None
+            and host is not None
+            and host == self.picture.host(primary)
         ):
             text = f"{name} is on the host {host} of its primary {primary}; move one of them."
             reasons.append(Reason("same_host", text, DEGRADED, host))

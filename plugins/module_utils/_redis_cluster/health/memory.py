@@ -108,8 +108,8 @@ def load(text: str) -> Memory:
         # a truth value is an int to Python, and no count
         if (
             not sound
-            or any(type(one) is not int for one in counts)
-            or any(type(s) not in (str, type(None)) for s in texts)
+            or any(isinstance(one, bool) or not isinstance(one, int) for one in counts)
+            or any(text is not None and not isinstance(text, str) for text in texts)
         ):
             raise ValueError(f"entry {name} is damaged")
         entries[name] = entry

@@ -320,11 +320,11 @@ def _slot_map(result: Result) -> str:
         )
         shared.append(_rects(shard["slots"], 0, 22, style))
     height = 34 + len(result["shards"]) * 24
-    bar = f'<rect class="rail" x="{_LABEL}" y="0" width="{_WIDTH - _LABEL}" height="22"/>' + "".join(shared)
-    bar += _rects(coverage["uncovered"], 0, 22, 'class="none"') + _rects(coverage["open"], 22, 5, 'class="open"')
+    whole = f'<rect class="rail" x="{_LABEL}" y="0" width="{_WIDTH - _LABEL}" height="22"/>' + "".join(shared)
+    whole += _rects(coverage["uncovered"], 0, 22, 'class="none"') + _rects(coverage["open"], 22, 5, 'class="open"')
     return (
         f'<svg role="img" aria-label="Slots by primary" width="{_WIDTH}" height="{height}" '
-        f'viewBox="0 0 {_WIDTH} {height}"><text x="0" y="15">all slots</text>{bar}{"".join(rows)}</svg>'
+        f'viewBox="0 0 {_WIDTH} {height}"><text x="0" y="15">all slots</text>{whole}{"".join(rows)}</svg>'
     )
 
 

@@ -45,7 +45,7 @@ def rebalance_spec() -> ArgumentSpec:
             "max_moves": {"type": "int"},
             "max_slots_per_source": {"type": "int", "default": 128},
             "max_slots_per_target": {"type": "int", "default": 384},
-            "max_keys_per_migrate": {"type": "int", "default": 100},
+            "max_keys_per_migrate": {"type": "int", "default": 100, "no_log": False},
             "max_rate_bytes_s": {"type": "int", "default": 0},
             "max_latency_ms": {"type": "float", "default": 0.0},
             "latency_patience_s": {"type": "float", "default": 60.0},
@@ -300,7 +300,7 @@ class _Run:
                 if attempt == ROUNDS - 1 or error.code in ("authentication_failed", "tls_refused"):
                     raise self._interrupted(error) from error
                 # a node that died may come back, or its replica takes over: what is left is planned anew
-                await settle(fleet, RECOVER_S, lambda now: calm(now))
+                await settle(fleet, RECOVER_S, calm)
             except HeadroomError as error:
                 raise self._interrupted(error) from error
         return await self._conclude(fleet, first or Plan((), (), ()))
