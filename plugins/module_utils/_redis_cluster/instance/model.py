@@ -1,0 +1,156 @@
+# Copyright: headroom.scale contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# **PRIVATE** to the collection: may change at any time without notice.
+"""What an instance on a host is, what it should be, and where its files lie. Pure."""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass, field
+
+# a server takes these at its start alone; the others with CONFIG SET (redis 7.0 to 8.0, valkey 8.1)
+AT_START_ONLY = frozenset(
+    {
+        "aclfile",
+        "always-show-logo",
+        "appenddirname",
+        "appendfilename",
+        "cluster-config-file",
+        "cluster-enabled",
+        "cluster-port",
+        "daemonize",
+        "databases",
+        "disable-thp",
+        "enable-debug-command",
+        "enable-module-command",
+        "enable-protected-configs",
+        "io-threads",
+        "io-threads-do-reads",
+        "logfile",
+        "pidfile",
+        "rdbchecksum",
+        "set-proc-title",
+        "supervised",
+        "syslog-enabled",
+        "tcp-backlog",
+        "unixsocket",
+        "unixsocketperm",
+    }
+)
+SECRET = frozenset({"masterauth", "primaryauth", "requirepass", "tls-key-file-pass", "tls-client-key-file-pass"})
+MASK = "********"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The names that a distribution gives to the parts of a server."""
+
+    name: str
+
+    @property
+    def program(self) -> str:
+        """The server's program."""
+        return f"/usr/bin/{self.name}-server"
+
+    @property
+    def config_directory(self) -> str:
+        """Where its configuration lies."""
+        return f"/etc/{self.name}"
+
+    @property
+    def drop_in(self) -> str:
+        """What is changed of its unit."""
+        return f"/etc/systemd/system/{self.name}-server@.service.d/headroom.conf"
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where the files of one instance lie: it is named by its port."""
+
+    engine: Engine
+    port: int
+
+    @property
+    def unit(self) -> str:
+        """Name of its systemd unit."""
+        return f"{self.engine.name}-server@{self.port}.service"
+
+    @property
+    def config(self) -> str:
+        """Its configuration file."""
+        return f"{self.engine.config_directory}/{self.engine.name}-{self.port}.conf"
+
+    @property
+    def users(self) -> str:
+        """Its file of users."""
+        return f"{self.engine.config_directory}/users-{self.port}.acl"
+
+    def tls(self, part: str) -> str:
+        """Its copy of a PEM file: ``certificate``, ``key`` or ``ca``."""
+        return f"{self.engine.config_directory}/tls-{self.port}/{part}.pem"
+
+    @property
+    def data(self) -> str:
+        """Its data directory."""
+        return f"/var/lib/{self.engine.name}/{self.port}"
+
+    @property
+    def socket(self) -> str:
+        """The socket that the module speaks to it through."""
+        return f"/run/{self.engine.name}-{self.port}/{self.engine.name}.sock"
+
+
+@dataclass(frozen=True)
+class User:
+    """A user of the server: what it may do, and its password's digest."""
+
+    name: str
+    rules: str
+    password_sha256: str | None = None
+
+    def line(self) -> str:
+        """Return the user as a line of the file of users."""
+        login = f"on #{self.password_sha256}" if self.password_sha256 else "off"
+        return f"user {self.name} reset {login} {self.rules}".rstrip()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One declared instance. ``settings`` are directives by name."""
+
+    paths: Paths
+    settings: t.Mapping[str, str]
+    users: tuple[User, ...] = ()
+    pem: t.Mapping[str, str] = field(default_factory=dict)
+    may_restart: bool = False
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What is there of one instance. ``None`` means that it could not be read or does not apply."""
+
+    config: str | None = None
+    users: str | None = None
+    pem: t.Mapping[str, str] = field(default_factory=dict)
+    data_exists: bool = False
+    enabled: bool = False
+    running: bool = False
+    # directives by name, as the running server has them
+    live: t.Mapping[str, str] = field(default_factory=dict)
+    running_version: str | None = None
+    installed_version: str | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One change, in words that a person reads."""
+
+    action: str
+    object: str
+    why: str
+    value: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """Return the step as a module's return value, without values: some are secret."""
+        return {"action": self.action, "object": self.object, "why": self.why}

@@ -1,0 +1,170 @@
+# Copyright: headroom.scale contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# **PRIVATE** to the collection: may change at any time without notice.
+"""What one instance needs to be as declared. Pure."""
+
+from __future__ import annotations
+
+import re
+import typing as t
+from dataclasses import dataclass
+
+from .model import AT_START_ONLY, MASK, SECRET, Observed, Step, Wanted
+
+HEADER = "# Written by headroom.scale. The directives that it manages: "
+_SIZE = re.compile(r"(\d+)(k|kb|m|mb|g|gb)", re.IGNORECASE)
+_FACTORS = {"k": 1000, "kb": 1 << 10, "m": 1000**2, "mb": 1 << 20, "g": 1000**3, "gb": 1 << 30}
+# what comes in several lines and is read back as one
+_JOINED = frozenset({"save", "bind"})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps, what only a restart applies, and the files as they will be."""
+
+    steps: tuple[Step, ...]
+    restart_required: tuple[str, ...]
+    config: str
+    users: str
+    dropped: tuple[str, ...] = ()
+
+
+def parse(text: str | None) -> dict[str, list[str]]:
+    """Return the directives of a configuration file: name to the value of each of its lines."""
+    found: dict[str, list[str]] = {}
+    for line in (text or "").splitlines():
+        stripped = line.strip()
+        if stripped and not stripped.startswith("#"):
+            name, _space, value = stripped.partition(" ")
+            found.setdefault(name.lower(), []).append(value.strip())
+    return found
+
+
+def managed(text: str | None) -> set[str]:
+    """Return the directives that the file says it was written with."""
+    for line in (text or "").splitlines():
+        if line.startswith(HEADER):
+            return set(line[len(HEADER) :].split())
+    return set()
+
+
+def normal(value: str) -> str:
+    """Return a value as it is compared: sizes in bytes, without quotes, words in lower case where they are yes or no."""
+    words = []
+    for word in value.split():
+        bare = word.strip('"')
+        size = _SIZE.fullmatch(bare)
+        if size:
+            words.append(str(int(size[1]) * _FACTORS[size[2].lower()]))
+        else:
+            words.append(bare.lower() if bare.lower() in ("yes", "no") else bare)
+    return " ".join(words)
+
+
+def render(wanted: Wanted, observed: Observed) -> str:
+    """Return the configuration file: what is declared, and below it what the server wrote about itself."""
+    mine = managed(observed.config) | wanted.settings.keys()
+    lines = [HEADER + " ".join(sorted(wanted.settings))]
+    lines += [f"{name} {quote(value)}" for name, value in sorted(wanted.settings.items())]
+    others = [
+        f"{name} {value}"
+        for name, values in sorted(parse(observed.config).items())
+        if name not in mine
+        for value in values
+    ]
+    return "\n".join([*lines, *others]) + "\n"
+
+
+def quote(value: str) -> str:
+    """Return a value as the file has it."""
+    return '""' if value == "" else value
+
+
+def render_users(wanted: Wanted) -> str:
+    """Return the file of users."""
+    return "".join(f"{user.line()}\n" for user in wanted.users)
+
+
+def plan(wanted: Wanted, observed: Observed) -> Plan:
+    """Return the steps from what was observed to what is wanted; none when it is so already."""
+    paths = wanted.paths
+    config, users = render(wanted, observed), render_users(wanted)
+    steps: list[Step] = []
+    if not observed.data_exists:
+        steps.append(Step("make", paths.data, "it is the data directory"))
+    for part, text in sorted(wanted.pem.items()):
+        if observed.pem.get(part) != text:
+            steps.append(Step("write", paths.tls(part), _why(observed.pem.get(part)), text))
+    if observed.users != users:
+        steps.append(Step("write", paths.users, _why(observed.users), users))
+    if _differs(observed.config, config):
+        steps.append(Step("write", paths.config, _why(observed.config), config))
+    wrote = {step.object for step in steps}
+    live, restart = _live(wanted, observed) if observed.running else ([], [])
+    steps += live
+    if observed.running and paths.users in wrote:
+        steps.append(Step("load", paths.users, "its users are others"))
+    if observed.running and any(paths.tls(part) in wrote for part in wanted.pem):
+        steps.append(
+            Step("set", "tls-cert-file", "its certificate is another", wanted.settings.get("tls-cert-file", ""))
+        )
+    if not observed.enabled:
+        steps.append(Step("enable", paths.unit, "it does not start with the host"))
+    if not observed.running:
+        steps.append(Step("start", paths.unit, "it does not run"))
+    elif restart and wanted.may_restart:
+        steps.append(Step("restart", paths.unit, f"only a restart applies {', '.join(restart)}"))
+    dropped = tuple(sorted(managed(observed.config) - wanted.settings.keys()))
+    return Plan(tuple(steps), tuple(restart), config, users, dropped)
+
+
+def _why(text: str | None) -> str:
+    return "it is missing" if text is None else "it is another"
+
+
+def _differs(now: str | None, then: str) -> bool:
+    """Compare what files say, not how: the server writes its own file anew in its own order."""
+    if now is None or managed(now) != managed(then):
+        return True
+    return _compared(parse(now)) != _compared(parse(then))
+
+
+def _compared(directives: t.Mapping[str, t.Sequence[str]]) -> dict[str, t.Any]:
+    return {
+        name: normal(" ".join(values)) if name in _JOINED else sorted(map(normal, values))
+        for name, values in directives.items()
+    }
+
+
+def _live(wanted: Wanted, observed: Observed) -> tuple[list[Step], list[str]]:
+    """Return what is set on the running server, and what it takes at its start alone."""
+    steps, restart = [], []
+    for name, value in sorted(wanted.settings.items()):
+        now = observed.live.get(name)
+        # a directive that the server does not tell is taken from what its file had
+        if now is None:
+            now = " ".join(parse(observed.config).get(name, ["\0"]))
+        if normal(now) == normal(value):
+            continue
+        if name in AT_START_ONLY:
+            restart.append(name)
+        else:
+            shown = "another value" if name in SECRET else f"{now or 'nothing'}"
+            steps.append(Step("set", name, f"it is {shown}".replace("\0", "not set"), value))
+    # what was declared and is not any more has its default again after a restart
+    restart += sorted(name for name in managed(observed.config) - wanted.settings.keys() if name in observed.live)
+    if observed.installed_version and observed.running_version != observed.installed_version:
+        restart.append(f"version {observed.installed_version}")
+    return steps, restart
+
+
+def shown(text: str | None) -> str:
+    """Return a configuration or users file for a diff, without its secrets."""
+    lines = []
+    for line in (text or "").splitlines():
+        name, _space, _value = line.strip().partition(" ")
+        if name in SECRET:
+            line = f"{name} {MASK}"
+        lines.append(re.sub(r"#[0-9a-f]{64}", f"#{MASK}", line))
+    return "".join(f"{line}\n" for line in lines)
