@@ -192,7 +192,7 @@ def converge(options: Options, check_mode: bool = False) -> dict[str, t.Any]:
             host.apply(wanted, observed, planned)
             observed = host.observe(wanted)
             left = plan(wanted, observed)
-            planned = Plan(planned.steps, left.restart_required, planned.config, planned.users, planned.dropped)
+            planned = Plan(planned.steps, left.restart_required, planned.config, planned.users)
         rows.append(
             {
                 "port": wanted.paths.port,
@@ -221,10 +221,10 @@ def _diffs(wanted: Wanted, observed: Observed, planned: Plan) -> list[dict[str, 
         wanted.paths.config: (observed.config, planned.config),
         wanted.paths.users: (observed.users, planned.users),
     }
-    steps = []
+    steps: list[str] = []
     for step in planned.steps:
         if step.object in files and step.action == "write":
-            before, after = files[step.object]
+            before, after = files.pop(step.object)
             found.append(_diff(step.object, shown(before), shown(after)))
         else:
             steps.append(f"{step.action} {step.object}: {step.why}\n")

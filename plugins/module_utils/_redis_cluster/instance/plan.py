@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from .model import AT_START_ONLY, MASK, SECRET, Observed, Step, Wanted
 
 HEADER = "# Written by headroom.scale. The directives that it manages: "
+WAITING = "# Not declared any more, and as they were until a restart: "
 _SIZE = re.compile(r"(\d+)(k|kb|m|mb|g|gb)", re.IGNORECASE)
 _FACTORS = {"k": 1000, "kb": 1 << 10, "m": 1000**2, "mb": 1 << 20, "g": 1000**3, "gb": 1 << 30}
 # what comes in several lines and is read back as one
@@ -27,7 +28,6 @@ class Plan:
     restart_required: tuple[str, ...]
     config: str
     users: str
-    dropped: tuple[str, ...] = ()
 
 
 def parse(text: str | None) -> dict[str, list[str]]:
@@ -43,9 +43,13 @@ def parse(text: str | None) -> dict[str, list[str]]:
 
 def managed(text: str | None) -> set[str]:
     """Return the directives that the file says it was written with."""
+    return _listed(text, HEADER)
+
+
+def _listed(text: str | None, start: str) -> set[str]:
     for line in (text or "").splitlines():
-        if line.startswith(HEADER):
-            return set(line[len(HEADER) :].split())
+        if line.startswith(start):
+            return set(line[len(start) :].split())
     return set()
 
 
@@ -62,10 +66,15 @@ def normal(value: str) -> str:
     return " ".join(words)
 
 
-def render(wanted: Wanted, observed: Observed) -> str:
-    """Return the configuration file: what is declared, and below it what the server wrote about itself."""
+def render(wanted: Wanted, observed: Observed, waiting: t.Iterable[str] = ()) -> str:
+    """Return the configuration file: what is declared, and below it what the server wrote about itself.
+
+    :param waiting: directives that were declared and that the running server still has.
+    """
     mine = managed(observed.config) | wanted.settings.keys()
     lines = [HEADER + " ".join(sorted(wanted.settings))]
+    if waiting:
+        lines.append(WAITING + " ".join(sorted(waiting)))
     lines += [f"{name} {quote(value)}" for name, value in sorted(wanted.settings.items())]
     others = [
         f"{name} {value}"
@@ -89,7 +98,10 @@ def render_users(wanted: Wanted) -> str:
 def plan(wanted: Wanted, observed: Observed) -> Plan:
     """Return the steps from what was observed to what is wanted; none when it is so already."""
     paths = wanted.paths
-    config, users = render(wanted, observed), render_users(wanted)
+    waiting = set()
+    if observed.running:
+        waiting = (managed(observed.config) | _listed(observed.config, WAITING)) - wanted.settings.keys()
+    config, users = render(wanted, observed, waiting), render_users(wanted)
     steps: list[Step] = []
     if not observed.data_exists:
         steps.append(Step("make", paths.data, "it is the data directory"))
@@ -101,7 +113,7 @@ def plan(wanted: Wanted, observed: Observed) -> Plan:
     if _differs(observed.config, config):
         steps.append(Step("write", paths.config, _why(observed.config), config))
     wrote = {step.object for step in steps}
-    live, restart = _live(wanted, observed) if observed.running else ([], [])
+    live, restart = _live(wanted, observed, waiting) if observed.running else ([], [])
     steps += live
     if observed.running and paths.users in wrote:
         steps.append(Step("load", paths.users, "its users are others"))
@@ -115,8 +127,10 @@ def plan(wanted: Wanted, observed: Observed) -> Plan:
         steps.append(Step("start", paths.unit, "it does not run"))
     elif restart and wanted.may_restart:
         steps.append(Step("restart", paths.unit, f"only a restart applies {', '.join(restart)}"))
-    dropped = tuple(sorted(managed(observed.config) - wanted.settings.keys()))
-    return Plan(tuple(steps), tuple(restart), config, users, dropped)
+        if waiting:
+            config = render(wanted, observed)
+            steps.append(Step("write", paths.config, "nothing waits for a restart any more", config))
+    return Plan(tuple(steps), tuple(restart), config, users)
 
 
 def _why(text: str | None) -> str:
@@ -125,7 +139,7 @@ def _why(text: str | None) -> str:
 
 def _differs(now: str | None, then: str) -> bool:
     """Compare what files say, not how: the server writes its own file anew in its own order."""
-    if now is None or managed(now) != managed(then):
+    if now is None or managed(now) != managed(then) or _listed(now, WAITING) != _listed(then, WAITING):
         return True
     return _compared(parse(now)) != _compared(parse(then))
 
@@ -137,7 +151,7 @@ def _compared(directives: t.Mapping[str, t.Sequence[str]]) -> dict[str, t.Any]:
     }
 
 
-def _live(wanted: Wanted, observed: Observed) -> tuple[list[Step], list[str]]:
+def _live(wanted: Wanted, observed: Observed, waiting: t.Iterable[str]) -> tuple[list[Step], list[str]]:
     """Return what is set on the running server, and what it takes at its start alone."""
     steps, restart = [], []
     for name, value in sorted(wanted.settings.items()):
@@ -152,8 +166,7 @@ def _live(wanted: Wanted, observed: Observed) -> tuple[list[Step], list[str]]:
         else:
             shown = "another value" if name in SECRET else f"{now or 'nothing'}"
             steps.append(Step("set", name, f"it is {shown}".replace("\0", "not set"), value))
-    # what was declared and is not any more has its default again after a restart
-    restart += sorted(name for name in managed(observed.config) - wanted.settings.keys() if name in observed.live)
+    restart += sorted(waiting)
     if observed.installed_version and observed.running_version != observed.installed_version:
         restart.append(f"version {observed.installed_version}")
     return steps, restart
