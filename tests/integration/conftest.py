@@ -190,5 +190,5 @@ def healthy(lab: Lab) -> Iterator[Lab]:
     after = lab.health(wait_s=60)
     if not after["healthy"]:
         # one test's failure is not the next one's
-        lab.play("site.yml", postgresql_replication_rebuild="basebackup")
+        lab.play("postgresql.yml", postgresql_replication_rebuild="basebackup")
     assert after["healthy"], after["table"]

@@ -214,7 +214,7 @@ def test_a_promoted_replica_beside_a_live_primary_and_then_on_its_forked_timelin
     assert both["read_pool"] == [] or not both["healthy"]
     assert any("pg1" in str(error) and "pg3" in str(error) for error in both["errors"])
 
-    refused = healthy.play("site.yml", fails=True)
+    refused = healthy.play("postgresql.yml", fails=True)
     assert any("Two primaries are live: pg1 and pg3" in message for message in refused.messages())
 
     healthy.run("pg3", "systemctl", "stop", "postgresql@17-main")
@@ -226,10 +226,10 @@ def test_a_promoted_replica_beside_a_live_primary_and_then_on_its_forked_timelin
     assert forked["primary"] == "pg1"
 
     # the role sees the same and does not touch the data without leave
-    refused = healthy.play("site.yml", fails=True)
+    refused = healthy.play("postgresql.yml", fails=True)
     assert any("fell off" in message and "'rewind'" in message for message in refused.messages())
     assert refused.changed() == []
-    rejoined = healthy.play("site.yml", postgresql_replication_rebuild="rewind")
+    rejoined = healthy.play("postgresql.yml", postgresql_replication_rebuild="rewind")
     steps = [step["action"] for step in rejoined.results("Instance as declared")["pg3"]["plan"]]
     assert "rewind" in steps
     assert "clone" not in steps
@@ -250,9 +250,9 @@ def test_a_lost_slot_and_the_way_back_by_a_base_backup(healthy: Lab) -> None:
         assert "timeline_forked" not in codes(verdict, "pg3")
     finally:
         restore(healthy, "pg1", "max_slot_wal_keep_size", "wal_keep_size")
-    refused = healthy.play("site.yml", fails=True, postgresql_replication_rebuild="rewind")
+    refused = healthy.play("postgresql.yml", fails=True, postgresql_replication_rebuild="rewind")
     assert any("fell off" in message and "'basebackup'" in message for message in refused.messages())
-    rebuilt = healthy.play("site.yml", postgresql_replication_rebuild="basebackup")
+    rebuilt = healthy.play("postgresql.yml", postgresql_replication_rebuild="basebackup")
     steps = [step["action"] for step in rebuilt.results("Instance as declared")["pg3"]["plan"]]
     assert "clone" in steps
     # the former data directory is kept until its successor streams, and no longer

@@ -51,14 +51,14 @@ def test_a_host_has_what_the_role_promises(host: testinfra.host.Host) -> None:
     assert not [line for line in lines if line[2] == "all" or "0.0.0.0/0" in line]
     # no file that others may read and no log holds a password
     found = host.run(
-        "grep -rlE '%s' /etc /var/log /var/lib/postgresql /tmp --exclude=replication.pgpass", "|".join(SECRETS)
+        "grep -rlE %s /etc /var/log /var/lib/postgresql /tmp --exclude=replication.pgpass", "|".join(SECRETS)
     )
     assert found.stdout == ""
     assert not [word for word in SECRETS if word in host.run("ps axww -o args; journalctl --no-pager").stdout]
 
 
 def test_no_password_shows_even_in_the_most_verbose_output(healthy: Lab) -> None:
-    play = healthy.play("site.yml", "-vvv", "--diff", "--check", postgresql_replication_user="other_login")
+    play = healthy.play("postgresql.yml", "-vvv", "--diff", "--check", postgresql_replication_user="other_login")
     assert play.changed()
     assert not [word for word in SECRETS if word in play.text]
 
@@ -70,26 +70,26 @@ def test_check_mode_on_new_hosts_predicts_what_the_first_run_does(lab: Lab) -> N
     shutil.rmtree(STATE / "tls" / "postgresql12", ignore_errors=True)
     lab.play("lab/up.yml")
     variables = {"postgresql_hosts": "postgresql12"}
-    predicted = lab.play("site.yml", "--check", "--diff", **variables)
+    predicted = lab.play("postgresql.yml", "--check", "--diff", **variables)
     assert not (STATE / "tls" / "postgresql12").exists()
     assert lab.run("pg12a", "ls", "/etc/postgresql", check=False) == ""
-    made = lab.play("site.yml", **variables)
+    made = lab.play("postgresql.yml", **variables)
     assert [change for change in made.changed() if change[0] not in BELOW_THE_DIRECTORY] == predicted.changed()
     assert ("Instance as declared", "pg12b") in made.changed()
     plans = [play.results("Instance as declared") for play in (predicted, made)]
     for name in ("pg12a", "pg12b"):
         assert plans[0][name]["plan"] == plans[1][name]["plan"]
-    assert lab.play("site.yml", **variables).changed() == []
+    assert lab.play("postgresql.yml", **variables).changed() == []
 
 
 def test_a_change_that_a_reload_applies_restarts_nobody(healthy: Lab) -> None:
     before = started(healthy)
     settings = {"shared_buffers": "64MB", "max_wal_size": "256MB", "work_mem": "7MB"}
-    predicted = healthy.play("site.yml", "--check", postgresql_replication_settings=settings)
-    made = healthy.play("site.yml", postgresql_replication_settings=settings)
+    predicted = healthy.play("postgresql.yml", "--check", postgresql_replication_settings=settings)
+    made = healthy.play("postgresql.yml", postgresql_replication_settings=settings)
     assert made.changed() == predicted.changed() == [("Instance as declared", name) for name in ADDRESSES]
     assert {healthy.sql(name, "SHOW work_mem") for name in ADDRESSES} == {"7MB"}
-    healthy.play("site.yml")
+    healthy.play("postgresql.yml")
     assert {healthy.sql(name, "SHOW work_mem") for name in ADDRESSES} != {"7MB"}
     assert started(healthy) == before
 
@@ -97,7 +97,7 @@ def test_a_change_that_a_reload_applies_restarts_nobody(healthy: Lab) -> None:
 def test_a_restart_rolls_replicas_first_and_comes_down_again(healthy: Lab) -> None:
     """max_connections is one of the settings that a replica may not have lower than its primary, on the way down too."""
     before = started(healthy)
-    made = healthy.play("site.yml", postgresql_replication_max_connections=60)
+    made = healthy.play("postgresql.yml", postgresql_replication_max_connections=60)
     up = started(healthy)
     assert all(up[name] > before[name] for name in ADDRESSES)
     assert max(up, key=up.__getitem__) == "pg1"
@@ -113,17 +113,17 @@ def test_a_restart_rolls_replicas_first_and_comes_down_again(healthy: Lab) -> No
         len([entry for entry in judged if any(not row.get("skipped") for row in entry["hosts"].values())])
         == len(ADDRESSES) + 1
     )
-    healthy.play("site.yml")
+    healthy.play("postgresql.yml")
     assert {healthy.sql(name, "SHOW max_connections") for name in ADDRESSES} == {"50"}
-    assert healthy.play("site.yml").changed() == []
+    assert healthy.play("postgresql.yml").changed() == []
 
 
 def test_a_restart_that_is_not_allowed_is_only_announced(healthy: Lab) -> None:
     before = started(healthy)
-    made = healthy.play("site.yml", postgresql_replication_max_connections=60, postgresql_replication_restart=False)
+    made = healthy.play("postgresql.yml", postgresql_replication_max_connections=60, postgresql_replication_restart=False)
     assert made.results("Instance as declared")["pg3"]["restart_required"] == ["max_connections"]
     assert started(healthy) == before
-    healthy.play("site.yml")
+    healthy.play("postgresql.yml")
     assert started(healthy) == before
 
 
@@ -150,7 +150,7 @@ def test_a_restart_that_is_not_allowed_is_only_announced(healthy: Lab) -> None:
 )
 def test_bad_input_gets_one_sentence_and_changes_nothing(lab: Lab, variables: dict[str, object], sentence: str) -> None:
     before = {name: lab.run(name, "sh", "-c", "cat /etc/postgresql/17/main/*.conf | sha256sum") for name in ADDRESSES}
-    play = lab.play("site.yml", fails=True, **variables)
+    play = lab.play("postgresql.yml", fails=True, **variables)
     assert any(sentence in message + str(play.data) for message in play.messages()), play.messages()
     assert "Traceback" not in play.text
     assert {
@@ -160,12 +160,12 @@ def test_bad_input_gets_one_sentence_and_changes_nothing(lab: Lab, variables: di
 
 def test_synchronous_replication_by_quorum(healthy: Lab) -> None:
     healthy.play(
-        "site.yml", postgresql_replication_synchronous_mode="quorum", postgresql_replication_synchronous_count=1
+        "postgresql.yml", postgresql_replication_synchronous_mode="quorum", postgresql_replication_synchronous_count=1
     )
     states = healthy.sql("pg1", "SELECT DISTINCT sync_state FROM pg_stat_replication")
     assert states == "quorum"
     assert healthy.health()["healthy"]
-    healthy.play("site.yml")
+    healthy.play("postgresql.yml")
     assert healthy.sql("pg1", "SHOW synchronous_standby_names") == ""
 
 
@@ -176,7 +176,7 @@ def test_a_base_backup_outlives_a_killed_controller_and_is_taken_up_again(health
     command = [
         "ansible-playbook",
         *(f"--inventory={path}" for path in INVENTORIES),
-        str(ROOT / "playbooks" / "site.yml"),
+        str(ROOT / "playbooks" / "postgresql.yml"),
     ]
     first = subprocess.Popen(
         [*command, "--extra-vars", "postgresql_replication_max_rate_kib_s=1024"],
@@ -194,7 +194,7 @@ def test_a_base_backup_outlives_a_killed_controller_and_is_taken_up_again(health
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
     assert healthy.run("pg4", "systemctl", "is-active", unit, check=False) == "active"
-    second = healthy.play("site.yml")
+    second = healthy.play("postgresql.yml")
     plan = [(step["action"], step["why"]) for step in second.results("Instance as declared")["pg4"]["plan"]]
     # it attaches to the backup that runs, or takes up what that has finished by then; it does not begin another
     assert ("clone", "a base backup runs") in plan or "swap" in [action for action, _why in plan]

@@ -90,7 +90,7 @@ def test_a_switchover_loses_nothing_and_back_again(healthy: Lab, writer: Writer,
     made = healthy.play("switchover.yml", switchover_to="pg2")
     assert made.changed()[:2] == [("Fence the writes", "pg1"), ("Promote", "pg2")]
     assert healthy.primary() == "pg2"
-    assert healthy.play("site.yml").changed() == []
+    assert healthy.play("postgresql.yml").changed() == []
     # the tree hangs from the new primary: the former one is below it, and so is what streamed from either
     assert set(healthy.sql("pg2", "SELECT application_name FROM pg_stat_replication").split()) == {"pg1", "pg3", "pg4"}
     assert healthy.sql("pg1", "SELECT count(*) FROM pg_replication_slots") == "0"
@@ -109,7 +109,7 @@ def test_a_switchover_interrupted_after_the_fence_is_undone_or_finished(healthy:
     healthy.run("pg1", "systemctl", "start", "postgresql@17-main")
     assert healthy.sql("pg1", "SELECT pg_is_in_recovery()") == "t"
     healthy.run("pg1", "systemctl", "stop", "postgresql@17-main")
-    refused = healthy.play("site.yml", fails=True)
+    refused = healthy.play("postgresql.yml", fails=True)
     assert any("A switchover from pg1 to pg2 was interrupted" in message for message in refused.messages())
     other = healthy.play("switchover.yml", fails=True, switchover_to="pg3")
     assert any("A switchover from pg1 to pg2 was interrupted" in message for message in other.messages())

@@ -406,8 +406,18 @@ class Host:
         elif step.action == "enable":
             self.run(["systemctl", "enable", "--quiet", paths.unit], f"enable {paths.unit}")
         else:
-            self.run(["systemctl", step.action, paths.unit], f"{step.action} {paths.unit}")
+            # a unit that failed too often is not started any more
+            self.run(["systemctl", "reset-failed", paths.unit], "forget former failures", check=False)
+            try:
+                self.run(["systemctl", step.action, paths.unit], f"{step.action} {paths.unit}")
+            except HeadroomError as error:
+                raise HeadroomError(f"{error} Its log ends with: {self._log(wanted)}", code="not_started") from error
             self._ask(paths)
+
+    def _log(self, wanted: Wanted) -> str:
+        """Return the last lines of an instance's log in one line."""
+        text = _read(wanted.settings["logfile"])
+        return " | ".join((text or "there is no log").splitlines()[-3:])
 
     def _set(self, paths: Paths, name: str, value: str) -> None:
         self._command(paths, f"set {name}", "CONFIG", "SET", name, value)
@@ -440,4 +450,3 @@ class Host:
                 except HeadroomError:
                     # it could not be changed, so it was not
                     continue
-

@@ -1,0 +1,395 @@
+"""Redis and Valkey clusters on real hosts: set up, restarted, grown and shrunk under a workload that checks its own data."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis.exceptions
+import testinfra
+from redis.backoff import ConstantBackoff
+from redis.cluster import ClusterNode, RedisCluster
+from redis.retry import Retry
+
+from .conftest import INVENTORIES, ROOT, STATE, Lab, until
+
+# lab-only, the same as in inventories/lab/group_vars/redis.yml
+ADMIN = {"login_user": "headroom_admin", "login_password": "lab-only-administration"}
+SECRETS = ("lab-only-administration", "lab-only-redis-replication", "lab-only-redis-monitoring", "lab-only-application")
+HOSTS = {f"redis{number}": f"10.77.0.3{number}" for number in range(1, 5)}
+CA = STATE / "tls" / "redis" / "ca.crt"
+GROWN = {
+    "all": {"children": {"lab": {"children": {"redis": {"hosts": {"redis4": {"ansible_host": HOSTS["redis4"]}}}}}}}
+}
+
+
+def nodes(hosts: int = 3, **weights: float) -> list[dict[str, Any]]:
+    """Return the nodes of the first hosts, the first ports first."""
+    return [
+        {"name": f"{host}-{port}", "host": HOSTS[host], "port": port}
+        | ({"weight": weights[host]} if host in weights else {})
+        for port in (6379, 6380)
+        for host in list(HOSTS)[:hosts]
+    ]
+
+
+def module(lab: Lab, name: str, hosts: int = 3, **options: Any) -> dict[str, Any]:
+    """Run one of the modules on the cluster."""
+    return lab.module(name, **{"nodes": nodes(hosts), "ca_certs": str(CA), **ADMIN, **options})
+
+
+def cli(lab: Lab, node: str, *command: str) -> str:
+    """Run a command on a node through its own socket."""
+    host, port = node.split("-")
+    script = f'REDISCLI_AUTH=$0 exec redis-cli -s /run/redis-{port}/redis.sock --user headroom_admin "$@"'
+    return lab.run(host, "sh", "-c", script, ADMIN["login_password"], *command)
+
+
+class Workload(threading.Thread):
+    """Writes and reads through the cluster as an application does, and remembers what was acknowledged."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(daemon=True)
+        self.random = random.Random(seed)
+        self.name = f"w{seed}"
+        self.counters: dict[str, int] = {}
+        self.expiring: dict[str, float] = {}
+        self.errors: list[str] = []
+        self.wrong: list[str] = []
+        self.operations = 0
+        self.latencies_s: list[float] = []
+        self.stopping = threading.Event()
+        self.client = self.connect()
+
+    def connect(self) -> RedisCluster:
+        """Return a client that follows redirections, and reports every other error."""
+        return RedisCluster(
+            startup_nodes=[ClusterNode(host, 6379) for host in list(HOSTS.values())[:3]],
+            username="lab_app",
+            password="lab-only-application",  # noqa: S106
+            ssl=True,
+            ssl_ca_certs=str(CA),
+            socket_timeout=5,
+            retry=Retry(ConstantBackoff(0.1), 3),
+        )
+
+    def run(self) -> None:
+        """Work until told to stop. An operation that failed may have been done, so counters are only ever compared from below."""
+        turn = 0
+        while not self.stopping.is_set():
+            turn += 1
+            started = time.monotonic()
+            try:
+                self.step(turn)
+                self.operations += 1
+                self.latencies_s.append(time.monotonic() - started)
+            except (redis.exceptions.RedisError, OSError) as error:
+                self.errors.append(f"{type(error).__name__}: {error}")
+            time.sleep(0.001)
+
+    def step(self, turn: int) -> None:
+        """Do one operation."""
+        key = f"{self.name}:{self.random.randrange(400)}"
+        self.counters[key] = max(self.counters.get(key, 0), int(self.client.incr(key)))
+        if turn % 5 == 0:
+            tag = f"{{{self.name}:{turn % 60}}}"
+            self.client.mset({f"{tag}a": turn, f"{tag}b": turn})
+            found = self.client.mget(f"{tag}a", f"{tag}b")
+            if found != [str(turn).encode()] * 2:
+                self.wrong.append(f"{tag} is {found}, not {turn}")
+        if turn % 7 == 0:
+            self.client.set(f"{self.name}:large:{turn % 70}", os.urandom(20_000))
+        if turn % 11 == 0:
+            key = f"{self.name}:expiring:{turn}"
+            self.client.set(key, "x", ex=3600)
+            self.expiring[key] = time.time() + 3600
+
+    def finish(self) -> dict[str, Any]:
+        """Stop, compare everything with what was acknowledged, and return the figures."""
+        self.stopping.set()
+        self.join(60)
+        client = self.connect()
+        lost = [key for key, value in self.counters.items() if int(client.get(key) or 0) < value]
+        for key, at in self.expiring.items():
+            left_s = client.pttl(key) / 1000
+            if not abs(time.time() + left_s - at) < 2:
+                self.wrong.append(f"{key} expires in {left_s} s")
+        ordered = sorted(self.latencies_s)
+        return {
+            "operations": self.operations,
+            "lost": lost,
+            "wrong": self.wrong,
+            "errors": self.errors,
+            "p99_ms": round(ordered[int(0.99 * (len(ordered) - 1))] * 1000, 1) if ordered else None,
+            "max_ms": round(ordered[-1] * 1000, 1) if ordered else None,
+        }
+
+
+@pytest.fixture
+def cluster(lab: Lab) -> Iterator[Lab]:
+    """The cluster, which must be as healthy after the test as it was before."""
+    yield lab
+    after = module(lab, "redis_cluster_health", wait_s=60, fail_on="never")
+    if not after["healthy"]:
+        # one test's failure is not the next one's
+        lab.play("redis.yml", redis_cluster_purge=True)
+    assert after["healthy"], after["table"]
+
+
+@pytest.fixture
+def workload(cluster: Lab) -> Iterator[list[Workload]]:
+    """Two running workloads; their keys are gone afterwards."""
+    threads = [Workload(seed) for seed in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        until(lambda: all(thread.operations > 100 for thread in threads))
+        yield threads
+    finally:
+        for thread in threads:
+            thread.stopping.set()
+            thread.join(60)
+        for row in module(cluster, "redis_cluster_health", fail_on="never")["nodes"]:
+            if row["role"] == "primary":
+                cli(cluster, row["name"], "FLUSHALL")
+
+
+def verdict(threads: list[Workload]) -> list[dict[str, Any]]:
+    """Finish the workloads, show their figures and return them."""
+    found = [thread.finish() for thread in threads]
+    for one in found:
+        print({**one, "errors": one["errors"][:5]})
+        assert one["lost"] == []
+        assert one["wrong"] == []
+    return found
+
+
+@pytest.fixture(scope="module")
+def grown(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, ...]]:
+    """Inventories with a fourth host, which is started."""
+    path = tmp_path_factory.mktemp("grown") / "hosts.yml"
+    path.write_text(json.dumps(GROWN))
+    inventories = (*INVENTORIES, path)
+    lab.play("lab/up.yml", inventories=inventories)
+    yield inventories
+    subprocess.run(["podman", "rm", "-f", "headroom-redis4"], env=lab.environment, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "engine", "version"),
+    [("redis1", "redis", "8."), ("redis12a", "redis", "7.0"), ("valkey1", "valkey", "8.1")],
+)
+def test_a_host_has_what_the_role_promises(lab: Lab, name: str, engine: str, version: str) -> None:
+    os.environ.update(CONTAINERS_CONF=lab.environment["CONTAINERS_CONF"], PATH=lab.environment["PATH"])
+    host = testinfra.get_host(f"podman://headroom-{name}")
+    for port in (6379, 6380):
+        assert host.service(f"{engine}-server@{port}").is_running
+        assert host.service(f"{engine}-server@{port}").is_enabled
+        for path in (f"{engine}-{port}.conf", f"users-{port}.acl", f"tls-{port}/key.pem"):
+            file = host.file(f"/etc/{engine}/{path}")
+            assert (file.user, file.mode) == (engine, 0o640), path
+        # nobody gets in without TLS or as the user default
+        assert "PONG" not in host.run(f"timeout 3 {engine}-cli -p {port} ping").stdout
+        answer = host.run(f"timeout 3 {engine}-cli -p {port} --tls --insecure --cacert /etc/{engine}/tls-{port}/ca.pem ping").stdout
+        assert "NOAUTH" in answer
+    assert not host.service(f"{engine}-server").is_running
+    said = host.run(f"{engine}-server --version").stdout
+    assert f"v={version}" in said
+    # no file that others may read and no log holds a password, and none but that of the replication user is kept at all
+    found = host.run("grep -rlE %s /etc /var/log /tmp", "|".join(SECRETS)).stdout.split()
+    assert {path for path in found if not path.startswith(f"/etc/{engine}/{engine}-63")} == set()
+    assert SECRETS[0] not in host.run(f"cat /etc/{engine}/*.conf /etc/{engine}/*.acl").stdout
+    assert not [word for word in SECRETS if word in host.run("ps axww -o args; journalctl --no-pager").stdout]
+
+
+@pytest.mark.parametrize("group", ["redis", "redis12", "valkey"])
+def test_each_engine_is_one_cluster_and_a_second_run_changes_nothing(lab: Lab, group: str) -> None:
+    play = lab.play("redis.yml", redis_hosts=group)
+    assert play.changed() == []
+    verdict_ = lab.play("redis_health.yml", redis_hosts=group).results("Judge the cluster")
+    found = next(iter(verdict_.values()))
+    assert found["healthy"], found["table"]
+    assert sum(shard["slots_count"] for shard in found["shards"]) == 16384
+    assert sorted(len(shard["replicas"]) for shard in found["shards"]) == [1, 1, 1]
+
+
+def test_a_change_that_the_server_takes_restarts_nobody_and_check_mode_tells_it(cluster: Lab) -> None:
+    def started() -> dict[str, str]:
+        return {node["name"]: cli(cluster, node["name"], "INFO", "server").split("run_id:")[1][:40] for node in nodes()}
+
+    before = started()
+    settings = {"maxmemory-samples": 7}
+    predicted = cluster.play("redis.yml", "--check", "--diff", redis_cluster_settings=settings)
+    assert not [word for word in SECRETS if word in predicted.text]
+    made = cluster.play("redis.yml", redis_cluster_settings=settings)
+    assert made.changed() == predicted.changed() == [("Instances as declared", f"redis{n}") for n in (1, 2, 3)]
+    plans = [
+        [row["plan"] for row in play.results("Instances as declared")["redis1"]["instances"]]
+        for play in (predicted, made)
+    ]
+    assert plans[0] == plans[1]
+    assert {cli(cluster, node["name"], "CONFIG", "GET", "maxmemory-samples").split()[-1] for node in nodes()} == {"7"}
+    assert started() == before
+    # taken out again, it is as it was until a restart, which is only announced here
+    back = cluster.play("redis.yml", redis_cluster_restart=False)
+    assert back.results("Instances as declared")["redis1"]["restart_required"] == [6379, 6380]
+    cluster.play("redis.yml", redis_cluster_settings={"maxmemory-samples": 5})
+    assert started() == before
+
+
+def test_a_refused_setting_leaves_everything_as_it_was(cluster: Lab) -> None:
+    before = cluster.run("redis1", "sh", "-c", "cat /etc/redis/redis-*.conf | sha256sum")
+    play = cluster.play("redis.yml", fails=True, redis_cluster_settings={"maxmemory-policy": "whatever"})
+    assert any("Failed to set maxmemory-policy on port 6379" in message for message in play.messages())
+    assert cluster.run("redis1", "sh", "-c", "cat /etc/redis/redis-*.conf | sha256sum") == before
+    assert cli(cluster, "redis1-6379", "CONFIG", "GET", "maxmemory-policy").split()[-1] == "noeviction"
+
+
+def test_a_rolling_restart_costs_the_workload_no_more_than_the_failovers(
+    cluster: Lab, workload: list[Workload]
+) -> None:
+    made = cluster.play("redis.yml", redis_cluster_settings={"io-threads": 2, "maxmemory-samples": 5})
+    restarts = [task for task, _host in made.changed() if task == "Instances as declared"]
+    # what was written at first, and each of the six by itself
+    assert len(restarts) == 3 + 6
+    assert {cli(cluster, node["name"], "CONFIG", "GET", "io-threads").split()[-1] for node in nodes()} == {"2"}
+    for figures in verdict(workload):
+        assert len(figures["errors"]) <= 60, figures["errors"][:10]
+
+
+def test_it_grows_under_load_is_killed_goes_on_reverts_and_shrinks(
+    cluster: Lab, grown: tuple[Path, ...], workload: list[Workload]
+) -> None:
+    """Eight nodes from six, the run that moves the slots killed again and again, then back to six."""
+    cluster.play("redis.yml", inventories=grown)
+    tree = {row["name"]: row for row in module(cluster, "redis_cluster", 4)["nodes"]}
+    (primary,) = [name for name in ("redis4-6379", "redis4-6380") if tree[name]["role"] == "primary"]
+    assert tree[primary]["slot_count"] == 0
+
+    predicted = cluster.play("redis_rebalance.yml", "--check", inventories=grown).results("Slots as weighted")["redis1"]
+    command = [
+        "ansible-playbook",
+        *(f"--inventory={path}" for path in grown),
+        str(ROOT / "playbooks" / "redis_rebalance.yml"),
+    ]
+    for delay_s in (3.0, 3.6, 4.2):
+        run = subprocess.Popen(
+            command,
+            env=cluster.environment,
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            run.wait(delay_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(run.pid, signal.SIGKILL)
+            run.wait()
+    # the lock of the run that was killed frees itself
+    time.sleep(31)
+    cluster.play("redis_rebalance.yml", inventories=grown)
+    counts = {
+        row["name"]: row["slot_count"] for row in module(cluster, "redis_cluster", 4)["nodes"] if row["slot_count"]
+    }
+    assert sorted(counts.values()) == [4096] * 4
+    assert {row["count"] for row in predicted["plan"]["moves"]} <= {1365, 1366}
+    assert cluster.play("redis_rebalance.yml", inventories=grown).changed() == []
+
+    reverted = cluster.play("redis_rebalance.yml", inventories=grown, redis_cluster_rebalance_state="reverted")
+    assert reverted.results("Slots as weighted")["redis1"]["shares"]
+    left = {row["name"]: row["slot_count"] for row in module(cluster, "redis_cluster", 4)["nodes"]}
+    assert left["redis4-6379"] == left["redis4-6380"] == 0
+
+    # the inventory has it no more: emptied and taken out
+    shrunk = module(cluster, "redis_cluster", 3, purge=True)
+    assert shrunk["changed"]
+    assert module(cluster, "redis_cluster", 3, purge=True)["changed"] is False
+    for figures in verdict(workload):
+        assert figures["errors"] == []
+
+
+def test_a_shard_is_handed_over_and_only_once(cluster: Lab) -> None:
+    rows = module(cluster, "redis_cluster_health", fail_on="never")["shards"]
+    former, heir = rows[0]["primary"], rows[0]["replicas"][0]
+    assert module(cluster, "redis_cluster_failover", away_from=former)["primary"] == heir
+    again = module(cluster, "redis_cluster_failover", away_from=former)
+    assert (again["changed"], again["primary"]) == (False, heir)
+    assert module(cluster, "redis_cluster")["changed"] is False
+
+
+def test_slots_that_somebody_left_open_are_healed_with_their_data(cluster: Lab) -> None:
+    shards = module(cluster, "redis_cluster_health", fail_on="never")["shards"]
+    source, target = shards[0]["primary"], shards[1]["primary"]
+    ids = {name: cli(cluster, name, "CLUSTER", "MYID") for name in (source, target)}
+    slot = int(shards[0]["slots"][0].split("-")[0])
+    client = Workload(0).client
+    tag = next(f"{{{n}}}" for n in range(200_000) if client.keyslot(f"{{{n}}}") == slot)
+    for number in range(50):
+        client.set(f"{tag}{number}", number)
+    cli(cluster, target, "CLUSTER", "SETSLOT", str(slot), "IMPORTING", ids[source])
+    cli(cluster, source, "CLUSTER", "SETSLOT", str(slot), "MIGRATING", ids[target])
+    cli(cluster, source, "CLUSTER", "SETSLOT", str(slot + 1), "MIGRATING", ids[target])
+    seen = module(cluster, "redis_cluster_health", fail_on="never")
+    assert "slots_open" in {reason["code"] for row in seen["nodes"] for reason in row["reasons"]}
+    healed = module(cluster, "redis_cluster")
+    assert {row["action"] for row in healed["healed"]} == {"carry", "close"}
+    assert [client.get(f"{tag}{number}") for number in range(50)] == [str(number).encode() for number in range(50)]
+    assert module(cluster, "redis_cluster")["changed"] is False
+    for number in range(50):
+        client.delete(f"{tag}{number}")
+
+
+def test_a_lock_has_one_owner_and_a_number_that_grows(cluster: Lab) -> None:
+    first = module(cluster, "redis_lock", name="t1", token="one", ttl_s=30)
+    assert first["changed"]
+    second = module(cluster, "redis_lock", name="t1", token="two")
+    assert second["errors"][0]["code"] == "locked"
+    assert module(cluster, "redis_lock", name="t1", token="one", ttl_s=30)["changed"] is False
+    assert module(cluster, "redis_lock", name="t1", token="two", state="released")["errors"][0]["code"] == "lost"
+    assert module(cluster, "redis_lock", name="t1", token="one", state="released")["changed"]
+    third = module(cluster, "redis_lock", name="t1", token="two", ttl_s=5)
+    assert third["fence"] == first["fence"] + 1
+    assert module(cluster, "redis_lock", name="t1", token="two", state="released")["changed"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "sentence"),
+    [
+        (
+            "redis_cluster",
+            {"login_password": "lab-only-wrong"},
+            "the login is refused. Check login_user and login_password",
+        ),
+        (
+            "redis_cluster",
+            {"nodes": [{"name": "a", "host": "10.77.0.31", "port": 1}]},
+            "nothing listens there. Check port",
+        ),
+        ("redis_cluster", {"nodes": [*nodes(2)]}, "three primaries with 1 replicas each need 6"),
+        ("redis_cluster", {"tls": False}, "Failed to reach redis1-6379"),
+        ("redis_cluster", {"replicas_per_primary": 99}, "Option 'replicas_per_primary' has the value 99"),
+        ("redis_cluster_rebalance", {"nodes": nodes(2)}, "is a member and not in option 'nodes'"),
+        ("redis_cluster_rebalance", {"threshold": 7}, "Option 'threshold' has the value 7"),
+        ("redis_cluster_rebalance", {"by": "operations"}, "does not count them for each slot"),
+        ("redis_cluster_failover", {"away_from": "nobody"}, "Option 'away_from' has the value 'nobody'"),
+        ("redis_lock", {"name": "{x}"}, "Option 'name' has the value '{x}'"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_changes_nothing(
+    lab: Lab, name: str, options: dict[str, Any], sentence: str
+) -> None:
+    result = module(lab, name, **options)
+    assert result["failed"]
+    assert result["changed"] is False
+    assert sentence in result["msg"]
+    assert "lab-only-wrong" not in str(result)
