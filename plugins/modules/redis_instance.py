@@ -16,7 +16,8 @@ description:
   - Configures and runs all cluster nodes of a host in one task, each as an instance of the distribution's unit template, named
     by its port.
   - Directives are compared, not text, since a server writes its own file anew. They are compared with the file and with the
-    running server.
+    running server. So are users and the certificate that the server shows, so that a run that was interrupted, and a change
+    made by hand on the server, are seen.
   - What the running server can take is set on it, without a restart. What it takes at its start alone is written and told in
     RV(restart_required).
   - When the running server refuses a setting, the files and the settings are put back.
@@ -27,6 +28,7 @@ attributes:
     support: full
     details:
       - Says what the run does, on a host too where nothing is installed yet.
+      - A running server is asked what the declared rights mean, with a user that exists inside of one transaction only.
   diff_mode:
     support: full
     details:
@@ -82,6 +84,11 @@ options:
       password:
         description:
           - Its password, at least 8 characters. Only its digest is written. Without it the user cannot log in.
+        type: str
+      former_password:
+        description:
+          - The password before O(users[].password), which is good too as long as it is given. With it the module also finds its way
+            in while O(login_password) changes.
         type: str
       rules:
         description:

@@ -14,17 +14,22 @@ import subprocess
 import tempfile
 import time
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..._common.argspec import ArgumentSpec
 from ..._common.errors import HeadroomError, OptionError
-from .model import Engine, Observed, Paths, Step, User, Wanted
+from .model import SECRET, Engine, Observed, Paths, Step, User, Wanted
 from .plan import Plan, plan, shown
 
 ENGINES = ("redis", "valkey")
 PEM = ("certificate", "key", "ca")
+# name of the user that tells what rules mean; it is never there outside of a transaction
+PROBE = "headroom-probe"
+STOP_S = 960
 DROP_IN = (
-    "# Written by headroom.scale.\n[Service]\n# a stop saves and says goodbye to the cluster\nTimeoutStopSec=120\n"
+    "# Written by headroom.scale.\n[Service]\n"
+    "# the server says that it is ready once it has loaded its data, and saves it when it is stopped: both may take long\n"
+    "TimeoutStartSec=3600\nTimeoutStopSec=900\n"
 )
 
 
@@ -34,6 +39,7 @@ def instance_spec() -> ArgumentSpec:
     user = {
         "name": {"type": "str", "required": True},
         "password": {"type": "str", "no_log": True},
+        "former_password": {"type": "str", "no_log": True},
         "rules": {"type": "str", "default": ""},
     }
     return ArgumentSpec(
@@ -66,8 +72,16 @@ class Options:
     engine: Engine
     wanted: tuple[Wanted, ...]
     login_user: str
-    login_password: str
+    # the present one, then the former one while it is still good
+    login_passwords: tuple[str, ...] = field(repr=False)
     wait_s: float
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+
+    def scrub(self, text: str) -> str:
+        """Return ``text`` without passwords."""
+        for secret in self.secrets:
+            text = text.replace(secret, "********")
+        return text
 
 
 def directive(value: t.Any) -> str:
@@ -115,29 +129,35 @@ def parse_options(params: t.Mapping[str, t.Any]) -> Options:
         wanted.append(Wanted(paths, {**settings, **fixed}, users, pem, may))
     if not 1 <= params["wait_s"] <= 3600:
         raise OptionError("wait_s", params["wait_s"], "give a number of seconds from 1 to 3600.")
-    return Options(engine, tuple(wanted), params["login_user"], params["login_password"], params["wait_s"])
+    former = [entry["former_password"] for entry in params["users"] if entry["name"] == params["login_user"]]
+    logins = [params["login_password"], *(password for password in former if password)]
+    listed = [entry[key] for entry in params["users"] for key in ("password", "former_password")]
+    secrets = [secret for secret in [*logins, params["replication_password"], *listed] if secret]
+    return Options(engine, tuple(wanted), params["login_user"], tuple(logins), params["wait_s"], tuple(secrets))
 
 
 def _name(name: str) -> str:
-    if not re.fullmatch(r"[a-z][a-z0-9-]*", name.lower()):
+    if not re.fullmatch(r"[a-z][a-z0-9_-]*", str(name).lower()):
         raise OptionError("settings", name, "give the name of a directive.")
-    return name.lower()
+    return str(name).lower()
 
 
 def _users(given: t.Sequence[t.Mapping[str, t.Any]]) -> tuple[User, ...]:
     users: dict[str, User] = {}
     for entry in given:
-        name, password, rules = entry["name"], entry["password"], entry["rules"]
+        name, password, former, rules = entry["name"], entry["password"], entry["former_password"], entry["rules"]
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
             raise OptionError("users[].name", name, "give a name of letters, digits, dots, dashes and underscores.")
         if name in users:
             raise OptionError("users[].name", name, "it is there twice; give each user once.")
         if password is not None and len(password) < 8:
             raise OptionError("users[].password", "********", f"give user {name} a password of at least 8 characters.")
+        if former and not password:
+            raise OptionError("users[].former_password", "********", f"give user {name} a password beside it.")
         if "\n" in rules or "#" in rules or ">" in rules:
             raise OptionError("users[].rules", rules, f"give user {name} rules in one line and no password among them.")
-        digest = hashlib.sha256(password.encode()).hexdigest() if password else None
-        users[name] = User(name, rules, digest)
+        digests = [hashlib.sha256(one.encode()).hexdigest() if one else None for one in (password, former)]
+        users[name] = User(name, rules, *digests)
     # whoever does not log in is nobody
     users.setdefault("default", User("default", "", None))
     return tuple(users[name] for name in sorted(users))
@@ -150,7 +170,8 @@ def _fixed(paths: Paths, pem: t.Mapping[str, str], params: t.Mapping[str, t.Any]
         "cluster-config-file": f"nodes-{paths.port}.conf",
         "cluster-enabled": "yes",
         "dir": paths.data,
-        "logfile": f"/var/log/{paths.engine.name}/{paths.engine.name}-{paths.port}.log",
+        # the distribution rotates what is called like this
+        "logfile": f"/var/log/{paths.engine.name}/{paths.engine.name}-server-{paths.port}.log",
         "unixsocket": paths.socket,
         "unixsocketperm": "700",
     }
@@ -178,15 +199,22 @@ def converge(options: Options, check_mode: bool = False) -> dict[str, t.Any]:
     """Bring every instance to what is declared and return what was seen and done."""
     host = Host(options)
     rows, diffs = [], []
+    # all of them before anything is changed: what one of them must not be stops the others too
+    seen = [
+        (wanted, observed, plan(wanted, observed)) for wanted in options.wanted for observed in [host.observe(wanted)]
+    ]
+    if not check_mode and host.installed_version() is None:
+        raise HeadroomError(
+            f"Failed to set up the instances: {options.engine.program} is not installed. Install {options.engine.name}-server.",
+            code="not_installed",
+        )
     drop_in = _read(options.engine.drop_in)
     if drop_in != DROP_IN:
         diffs.append(_diff(options.engine.drop_in, drop_in or "", DROP_IN))
         if not check_mode:
             host.write(options.engine.drop_in, DROP_IN, 0o644, "root")
             host.run(["systemctl", "daemon-reload"], "read the units again")
-    for wanted in options.wanted:
-        observed = host.observe(wanted)
-        planned = plan(wanted, observed)
+    for wanted, observed, planned in seen:
         diffs += _diffs(wanted, observed, planned)
         if planned.steps and not check_mode:
             host.apply(wanted, observed, planned)
@@ -241,6 +269,40 @@ def _read(path: str) -> str | None:
         return None
 
 
+def _ask_users(client: t.Any, names: t.Sequence[str], users: t.Sequence[User], transaction: bool) -> list[t.Any]:
+    with client.pipeline(transaction=transaction) as pipe:
+        for name in names:
+            pipe.execute_command("ACL", "GETUSER", name)
+        for user in users:
+            pipe.execute_command("ACL", "SETUSER", PROBE, *user.words())
+            pipe.execute_command("ACL", "GETUSER", PROBE)
+            pipe.execute_command("ACL", "DELUSER", PROBE)
+        return pipe.execute(raise_on_error=False)
+
+
+def _replaced(process_id: t.Any) -> bool:
+    """Say whether the file of a running program is not the one that it was started from."""
+    try:
+        return os.readlink(f"/proc/{process_id}/exe").endswith(" (deleted)")
+    except OSError:
+        return False
+
+
+def _shown(wanted: Wanted, live: t.Mapping[str, str]) -> bool | None:
+    """Say whether the server shows the declared certificate; None where it cannot be seen."""
+    if "certificate" not in wanted.pem:
+        return None
+    import ssl
+
+    host = next((address for address in live.get("bind", "").split() if address[:1] not in "*-"), "127.0.0.1")
+    end = "-----END CERTIFICATE-----"
+    try:
+        declared = ssl.PEM_cert_to_DER_cert(wanted.pem["certificate"].partition(end)[0].strip() + "\n" + end)
+        return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate((host, wanted.paths.port), timeout=5)) == declared
+    except (OSError, ValueError):
+        return None
+
+
 class Host:
     """The host that the instances are on."""
 
@@ -288,15 +350,51 @@ class Host:
             return Observed(**facts)
         state = self.run(["systemctl", "is-enabled", paths.unit], "look at the unit", check=False)
         facts["enabled"] = state == "enabled"
-        if self.run(["systemctl", "is-active", paths.unit], "look at the unit", check=False) not in (
-            "active",
-            "reloading",
-        ):
+        if not self._runs(paths):
             self._require_free(paths)
             return Observed(**facts)
         info, live = self._ask(paths)
         version = info.get("valkey_version") or info.get("redis_version")
-        return Observed(**facts, running=True, live=live, running_version=version)
+        return Observed(
+            **facts,
+            **self._users(wanted),
+            running=True,
+            live=live,
+            running_version=version,
+            program_replaced=_replaced(info.get("process_id")),
+            certificate_shown=_shown(wanted, live),
+        )
+
+    def _runs(self, paths: Paths) -> bool:
+        """Say whether the server runs. One that loads its data does; one that systemd starts over and over does not."""
+        said = self.run(["systemctl", "show", "--property=ActiveState,SubState", paths.unit], "look at the unit")
+        state = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+        if state.get("ActiveState") == "activating":
+            return state.get("SubState", "").startswith("start")
+        return state.get("ActiveState") in ("active", "reloading")
+
+    def _users(self, wanted: Wanted) -> dict[str, t.Any]:
+        """Return the users that the server has, and what it makes of those declared.
+
+        It is asked with a user that exists inside of one transaction only: so its own words are compared with its own words,
+        whatever its version calls the same rights, and rules that it refuses are found before anything is written.
+        """
+        import redis
+
+        with self.connect(wanted.paths) as client:
+            names = client.execute_command("ACL", "USERS")
+            try:
+                answers = _ask_users(client, names, wanted.users, transaction=True)
+            except redis.exceptions.ResponseError:
+                # some versions queue nothing while their memory is full, and that is when maxmemory has to be raised
+                answers = _ask_users(client, names, wanted.users, transaction=False)
+        live = dict(zip(names, answers, strict=False))
+        meant, refused = {}, {}
+        for user, at in zip(wanted.users, range(len(names), len(answers), 3), strict=True):
+            if isinstance(answers[at], Exception):
+                refused[user.name] = self.options.scrub(str(answers[at]))
+            meant[user.name] = answers[at + 1]
+        return {"live_users": live, "meant_users": meant, "refused_users": refused}
 
     def _require_free(self, paths: Paths) -> None:
         """Require that nobody else listens on the port."""
@@ -311,16 +409,27 @@ class Host:
             )
 
     def connect(self, paths: Paths) -> t.Any:
-        """Return a connection over the instance's own socket."""
+        """Return a connection over the instance's own socket, with the password that it takes."""
         import redis
 
-        return redis.Redis(
-            unix_socket_path=paths.socket,
-            username=self.options.login_user,
-            password=self.options.login_password,
-            socket_timeout=10,
-            decode_responses=True,
-        )
+        for left, password in reversed(list(enumerate(reversed(self.options.login_passwords)))):
+            client = redis.Redis(
+                unix_socket_path=paths.socket,
+                username=self.options.login_user,
+                password=password,
+                socket_timeout=10,
+                decode_responses=True,
+            )
+            if left:
+                try:
+                    client.ping()
+                except redis.exceptions.RedisError as error:
+                    # older libraries know this answer by its text alone
+                    if isinstance(error, redis.exceptions.AuthenticationError) or "WRONGPASS" in str(error):
+                        continue
+                    # whoever asks next gets to know
+            break
+        return client
 
     def _ask(self, paths: Paths) -> tuple[dict[str, t.Any], dict[str, str]]:
         """Return INFO and CONFIG GET of an instance, once it answers."""
@@ -328,6 +437,8 @@ class Host:
 
         deadline = time.monotonic() + self.options.wait_s
         while True:
+            if self.run(["systemctl", "is-failed", paths.unit], "look at the unit", check=False) == "failed":
+                raise HeadroomError("it ended", code="ended")
             try:
                 with self.connect(paths) as client:
                     return client.info(), client.config_get("*")
@@ -343,10 +454,10 @@ class Host:
                 raise self._silent(paths, error) from error
 
     def _silent(self, paths: Paths, error: Exception) -> HeadroomError:
-        text = str(error).replace(self.options.login_password, "********")
+        text = self.options.scrub(str(error)).rstrip(".")
         return HeadroomError(
             f"Failed to ask the instance on port {paths.port} as {self.options.login_user}: {text}. "
-            f"Look at {paths.unit} and at the login's password.",
+            f"Look at {paths.unit} and at the login's password; a password that changes needs the one before it as former_password.",
             code="not_answering",
             port=paths.port,
         )
@@ -378,11 +489,6 @@ class Host:
 
         :raises HeadroomError: naming what it refused.
         """
-        if observed.installed_version is None:
-            raise HeadroomError(
-                f"Failed to set up the instance on port {wanted.paths.port}: {self.engine.program} is not installed.",
-                code="not_installed",
-            )
         try:
             for step in planned.steps:
                 self._step(wanted, step)
@@ -406,18 +512,37 @@ class Host:
         elif step.action == "enable":
             self.run(["systemctl", "enable", "--quiet", paths.unit], f"enable {paths.unit}")
         else:
-            # a unit that failed too often is not started any more
-            self.run(["systemctl", "reset-failed", paths.unit], "forget former failures", check=False)
-            try:
-                self.run(["systemctl", step.action, paths.unit], f"{step.action} {paths.unit}")
-            except HeadroomError as error:
-                raise HeadroomError(f"{error} Its log ends with: {self._log(wanted)}", code="not_started") from error
+            self._start(wanted, stop_first=step.action == "restart")
+
+    def _start(self, wanted: Wanted, stop_first: bool) -> None:
+        """Start an instance and wait until it has loaded its data and answers."""
+        paths = wanted.paths
+        purpose = f"start {paths.unit}"
+        if stop_first:
+            self.run(["systemctl", "stop", paths.unit], f"stop {paths.unit}", timeout_s=STOP_S)
+        # one that failed before is started at once again
+        self.run(["systemctl", "reset-failed", paths.unit], purpose, check=False)
+        self.run(["systemctl", "start", "--no-block", paths.unit], purpose)
+        try:
             self._ask(paths)
+        except HeadroomError as error:
+            if error.code != "ended" and self._runs(paths):
+                raise
+            raise HeadroomError(
+                f"Failed to {purpose}: it ended again. Its last words: {self._log(wanted)}",
+                code="not_started",
+                port=paths.port,
+            ) from error
 
     def _log(self, wanted: Wanted) -> str:
-        """Return the last lines of an instance's log in one line."""
-        text = _read(wanted.settings["logfile"])
-        return " | ".join((text or "there is no log").splitlines()[-3:])
+        """Return what an instance said last, in one line: of a bad directive to the journal, of a bad user to its log."""
+        unit = wanted.paths.unit
+        argv = ["journalctl", "--no-pager", "--output=cat", "--lines=6", f"--unit={unit}"]
+        lines = self.run(argv, f"read the journal of {unit}", check=False).splitlines()
+        lines += (_read(wanted.settings["logfile"]) or "").splitlines()[-3:]
+        # the server repeats the line that it does not understand
+        told = [line.strip() for line in lines if line.strip() and not any(name in line for name in SECRET)]
+        return self.options.scrub(" | ".join(told))[-800:] or "there are none."
 
     def _set(self, paths: Paths, name: str, value: str) -> None:
         self._command(paths, f"set {name}", "CONFIG", "SET", name, value)
@@ -429,7 +554,7 @@ class Host:
             with self.connect(paths) as client:
                 client.execute_command(*command)
         except redis.exceptions.RedisError as error:
-            text = str(error).replace(self.options.login_password, "********")
+            text = self.options.scrub(str(error)).rstrip(".")
             raise HeadroomError(
                 f"Failed to {purpose} on port {paths.port}: {text}. The files are as they were; correct the setting.",
                 code="refused",

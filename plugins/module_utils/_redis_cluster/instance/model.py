@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 import typing as t
 from dataclasses import dataclass, field
 
@@ -14,13 +15,22 @@ AT_START_ONLY = frozenset(
     {
         "aclfile",
         "always-show-logo",
+        "aof-rewrite-cpulist",
+        "aof_rewrite_cpulist",
         "appenddirname",
         "appendfilename",
+        "bgsave-cpulist",
+        "bgsave_cpulist",
+        "bio-cpulist",
+        "bio_cpulist",
         "cluster-config-file",
         "cluster-enabled",
         "cluster-port",
         "daemonize",
         "databases",
+        # protected: only a server that was told so at its start lets them be set
+        "dbfilename",
+        "dir",
         "disable-thp",
         "enable-debug-command",
         "enable-module-command",
@@ -30,16 +40,32 @@ AT_START_ONLY = frozenset(
         "logfile",
         "pidfile",
         "rdbchecksum",
+        "rdma-completion-vector",
+        "rdma-rx-size",
+        "server-cpulist",
+        "server_cpulist",
         "set-proc-title",
+        "socket-mark-id",
         "supervised",
         "syslog-enabled",
+        "syslog-facility",
+        "syslog-ident",
         "tcp-backlog",
         "unixsocket",
+        "unixsocketgroup",
         "unixsocketperm",
     }
 )
+# names that a server has for the same directive: the one it was given and the one it writes
+SYNONYMS = {"masterauth": "primaryauth", "masteruser": "primaryuser"}
 SECRET = frozenset({"masterauth", "primaryauth", "requirepass", "tls-key-file-pass", "tls-client-key-file-pass"})
 MASK = "********"
+
+
+def canonical(name: str) -> str:
+    """Return the one name under which a directive is compared: servers write some under another one than they were given."""
+    lowered = name.lower()
+    return SYNONYMS.get(lowered, lowered.replace("slave", "replica"))
 
 
 @dataclass(frozen=True)
@@ -103,16 +129,22 @@ class Paths:
 
 @dataclass(frozen=True)
 class User:
-    """A user of the server: what it may do, and its password's digest."""
+    """A user of the server: what it may do, and the digests of the passwords that let it in."""
 
     name: str
     rules: str
     password_sha256: str | None = None
+    former_password_sha256: str | None = None
+
+    def words(self) -> list[str]:
+        """Return what makes the user, as arguments; a selector in parentheses is one of them."""
+        digests = [digest for digest in (self.password_sha256, self.former_password_sha256) if digest]
+        login = ["on", *(f"#{digest}" for digest in digests)] if self.password_sha256 else ["off"]
+        return ["reset", *login, *re.findall(r"\([^)]*\)|\S+", self.rules)]
 
     def line(self) -> str:
         """Return the user as a line of the file of users."""
-        login = f"on #{self.password_sha256}" if self.password_sha256 else "off"
-        return f"user {self.name} reset {login} {self.rules}".rstrip()
+        return " ".join(["user", self.name, *self.words()])
 
 
 @dataclass(frozen=True)
@@ -138,8 +170,16 @@ class Observed:
     running: bool = False
     # directives by name, as the running server has them
     live: t.Mapping[str, str] = field(default_factory=dict)
+    # users by name, as the running server has them, what it makes of those declared, and why it refuses one
+    live_users: t.Mapping[str, t.Any] = field(default_factory=dict)
+    meant_users: t.Mapping[str, t.Any] = field(default_factory=dict)
+    refused_users: t.Mapping[str, str] = field(default_factory=dict)
+    # whether the running server shows the certificate that is declared; None where it cannot be seen
+    certificate_shown: bool | None = None
     running_version: str | None = None
     installed_version: str | None = None
+    # whether the file of the running program was replaced since its start, by an update of the same version too
+    program_replaced: bool = False
 
 
 @dataclass(frozen=True)

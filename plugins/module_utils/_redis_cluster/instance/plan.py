@@ -10,7 +10,8 @@ import re
 import typing as t
 from dataclasses import dataclass
 
-from .model import AT_START_ONLY, MASK, SECRET, Observed, Step, Wanted
+from ..._common.errors import OptionError
+from .model import AT_START_ONLY, MASK, SECRET, Observed, Step, Wanted, canonical
 
 HEADER = "# Written by headroom.scale. The directives that it manages: "
 WAITING = "# Not declared any more, and as they were until a restart: "
@@ -18,6 +19,8 @@ _SIZE = re.compile(r"(\d+)(k|kb|m|mb|g|gb)", re.IGNORECASE)
 _FACTORS = {"k": 1000, "kb": 1 << 10, "m": 1000**2, "mb": 1 << 20, "g": 1000**3, "gb": 1 << 30}
 # what comes in several lines and is read back as one
 _JOINED = frozenset({"save", "bind"})
+# what the letter A stands for among the classes of events
+_ALL_EVENTS = "g$lshztxed"
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,24 @@ def _listed(text: str | None, start: str) -> set[str]:
     return set()
 
 
-def normal(value: str) -> str:
+def same(name: str, now: str, then: str) -> bool:
+    """Say whether a server that has the value ``now`` needs not be told ``then``."""
+    if canonical(name) == "client-output-buffer-limit":
+        # the server tells all classes, and a declaration need not name them all
+        has = _limits(now)
+        return all(has.get(kind) == limit for kind, limit in _limits(then).items())
+    return normal(now, name) == normal(then, name)
+
+
+def _limits(value: str) -> dict[str, tuple[str, ...]]:
+    words = normal(value).split()
+    return {canonical(words[at]): tuple(words[at + 1 : at + 4]) for at in range(0, len(words), 4)}
+
+
+def normal(value: str, name: str = "") -> str:
     """Return a value as it is compared: sizes in bytes, without quotes, words in lower case where they are yes or no."""
+    if name == "notify-keyspace-events":
+        return "".join(sorted(set(value.strip('"').replace("A", _ALL_EVENTS))))
     words = []
     for word in value.split():
         bare = word.strip('"')
@@ -71,7 +90,7 @@ def render(wanted: Wanted, observed: Observed, waiting: t.Iterable[str] = ()) ->
 
     :param waiting: directives that were declared and that the running server still has.
     """
-    mine = managed(observed.config) | wanted.settings.keys()
+    mine = {canonical(name) for name in managed(observed.config) | wanted.settings.keys()}
     lines = [HEADER + " ".join(sorted(wanted.settings))]
     if waiting:
         lines.append(WAITING + " ".join(sorted(waiting)))
@@ -79,7 +98,7 @@ def render(wanted: Wanted, observed: Observed, waiting: t.Iterable[str] = ()) ->
     others = [
         f"{name} {value}"
         for name, values in sorted(parse(observed.config).items())
-        if name not in mine
+        if canonical(name) not in mine
         for value in values
     ]
     return "\n".join([*lines, *others]) + "\n"
@@ -96,11 +115,19 @@ def render_users(wanted: Wanted) -> str:
 
 
 def plan(wanted: Wanted, observed: Observed) -> Plan:
-    """Return the steps from what was observed to what is wanted; none when it is so already."""
+    """Return the steps from what was observed to what is wanted; none when it is so already.
+
+    :raises OptionError: when the running server refuses the rules of a user.
+    """
     paths = wanted.paths
+    rules = {user.name: user.rules for user in wanted.users}
+    for name, text in sorted(observed.refused_users.items()):
+        raise OptionError("users[].rules", rules[name], f"the server refuses them for user {name}: {text}")
     waiting = set()
     if observed.running:
-        waiting = (managed(observed.config) | _listed(observed.config, WAITING)) - wanted.settings.keys()
+        declared = {canonical(name) for name in wanted.settings}
+        before = managed(observed.config) | _listed(observed.config, WAITING)
+        waiting = {name for name in before if canonical(name) not in declared}
     config, users = render(wanted, observed, waiting), render_users(wanted)
     steps: list[Step] = []
     if not observed.data_exists:
@@ -115,9 +142,10 @@ def plan(wanted: Wanted, observed: Observed) -> Plan:
     wrote = {step.object for step in steps}
     live, restart = _live(wanted, observed, waiting) if observed.running else ([], [])
     steps += live
-    if observed.running and paths.users in wrote:
+    if observed.running and (paths.users in wrote or observed.live_users != observed.meant_users):
         steps.append(Step("load", paths.users, "its users are others"))
-    if observed.running and any(paths.tls(part) in wrote for part in wanted.pem):
+    reload = any(paths.tls(part) in wrote for part in wanted.pem) or observed.certificate_shown is False
+    if observed.running and reload and not any(step.object == "tls-cert-file" for step in live):
         steps.append(
             Step("set", "tls-cert-file", "its certificate is another", wanted.settings.get("tls-cert-file", ""))
         )
@@ -145,10 +173,14 @@ def _differs(now: str | None, then: str) -> bool:
 
 
 def _compared(directives: t.Mapping[str, t.Sequence[str]]) -> dict[str, t.Any]:
-    return {
-        name: normal(" ".join(values)) if name in _JOINED else sorted(map(normal, values))
-        for name, values in directives.items()
-    }
+    found: dict[str, t.Any] = {}
+    for name, values in directives.items():
+        key = canonical(name)
+        if key == "client-output-buffer-limit":
+            found[key] = _limits(" ".join(values))
+        else:
+            found[key] = normal(" ".join(values)) if key in _JOINED else sorted(normal(value, key) for value in values)
+    return found
 
 
 def _live(wanted: Wanted, observed: Observed, waiting: t.Iterable[str]) -> tuple[list[Step], list[str]]:
@@ -159,7 +191,7 @@ def _live(wanted: Wanted, observed: Observed, waiting: t.Iterable[str]) -> tuple
         # a directive that the server does not tell is taken from what its file had
         if now is None:
             now = " ".join(parse(observed.config).get(name, ["\0"]))
-        if normal(now) == normal(value):
+        if same(name, now, value):
             continue
         if name in AT_START_ONLY:
             restart.append(name)
@@ -169,6 +201,8 @@ def _live(wanted: Wanted, observed: Observed, waiting: t.Iterable[str]) -> tuple
     restart += sorted(waiting)
     if observed.installed_version and observed.running_version != observed.installed_version:
         restart.append(f"version {observed.installed_version}")
+    elif observed.program_replaced:
+        restart.append("the updated program")
     return steps, restart
 
 
