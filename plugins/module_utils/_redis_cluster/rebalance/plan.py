@@ -70,13 +70,15 @@ def imbalance(shares: t.Iterable[Share]) -> float:
 
 
 def whole_shares(total: int, weights: t.Mapping[str, float], held: t.Mapping[str, int]) -> dict[str, int]:
-    """Divide a whole number by weights, by largest remainder; a tie goes to who holds more, so that less moves."""
+    """Divide a whole number by weights, by largest remainder; a tie goes to who has that much already, so that less moves."""
     whole = sum(weights.values())
     exact = {name: total * weight / whole for name, weight in weights.items()}
     shares = {name: int(value) for name, value in exact.items()}
     left = total - sum(shares.values())
     # rounded, since remainders that differ by an error of arithmetic are a tie
-    order = sorted(exact, key=lambda name: (-round(exact[name] - shares[name], 9), -held.get(name, 0), name))
+    order = sorted(
+        exact, key=lambda name: (-round(exact[name] - shares[name], 9), held.get(name, 0) <= shares[name], name)
+    )
     for name in order[:left]:
         shares[name] += 1
     return shares

@@ -67,6 +67,13 @@ def test_by_slots_everybody_gets_an_exact_share_and_a_second_plan_is_empty(
     assert not plan(then, weights, threshold=0.0).moves
 
 
+def test_shares_stay_as_they_are_once_they_are_reached() -> None:
+    """Four remainders are equal here, and one of their weights is larger."""
+    weights = {"a": 1.0, "b": 1.0, "c": 1.0, "d": 2.0, "e": 7.0}
+    first = whole_shares(SLOTS, weights, {"a": SLOTS})
+    assert whole_shares(SLOTS, weights, first) == first
+
+
 @settings(max_examples=12, deadline=None)
 @given(clusters(), st.integers(0, 99))
 def test_by_load_nobody_gets_further_from_its_share_and_a_second_plan_is_empty(
