@@ -102,7 +102,7 @@ class Lab:
         assert (play.code != 0) == fails, play.messages() or play.text[-3000:]
         return play
 
-    def module(self, name: str, host: str = "localhost", **options: Any) -> dict[str, Any]:
+    def module(self, name: str, /, host: str = "localhost", **options: Any) -> dict[str, Any]:
         """Run one module of the collection, on the controller or a host, and return its result, failed or not."""
         playbook = self.directory / "module.yml"
         task = {"name": "Run", f"headroom.scale.{name}": options, "ignore_errors": True, "no_log": False}

@@ -42,7 +42,7 @@ def nodes(hosts: int = 3, **weights: float) -> list[dict[str, Any]]:
     ]
 
 
-def module(lab: Lab, name: str, hosts: int = 3, **options: Any) -> dict[str, Any]:
+def module(lab: Lab, name: str, /, hosts: int = 3, **options: Any) -> dict[str, Any]:
     """Run one of the modules on the cluster."""
     return lab.module(name, **{"nodes": nodes(hosts), "ca_certs": str(CA), **ADMIN, **options})
 
