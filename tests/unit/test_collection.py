@@ -248,13 +248,20 @@ def test_playbook_has_a_survey(playbook: str) -> None:
     assert playbook in SURVEYS, f"playbooks/{playbook}.survey.yml is missing"
 
 
+def playbook_text(playbook: str) -> str:
+    """The text of a playbook and of those that it imports."""
+    text = (ROOT / "playbooks" / f"{playbook}.yml").read_text(encoding="utf-8")
+    imported = [play.get("ansible.builtin.import_playbook", "") for play in yaml.safe_load(text)]
+    return text + "".join(playbook_text(name.removesuffix(".yml")) for name in imported if name)
+
+
 @pytest.mark.parametrize("playbook", SURVEYS)
 def test_survey_sets_what_its_playbook_knows(playbook: str) -> None:
     """A survey is what an AWX job template takes as survey_spec."""
     survey = load(SURVEYS[playbook])
     assert survey["name"]
     assert survey["description"]
-    text = (ROOT / "playbooks" / f"{playbook}.yml").read_text(encoding="utf-8")
+    text = playbook_text(playbook)
     options: Options = {}
     for role in ROLES:
         for entry_point in load(ROOT / "roles" / role / "meta" / "argument_specs.yml")["argument_specs"].values():
