@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis.exceptions
 import testinfra
-from redis.backoff import ConstantBackoff
-from redis.cluster import ClusterNode, RedisCluster
-from redis.retry import Retry
+from workloads.redis_cluster import Workload
 
 from .conftest import INVENTORIES, ROOT, STATE, Lab, until
 
@@ -54,84 +49,9 @@ def cli(lab: Lab, node: str, *command: str) -> str:
     return lab.run(host, "sh", "-c", script, ADMIN["login_password"], *command)
 
 
-class Workload(threading.Thread):
-    """Writes and reads through the cluster as an application does, and remembers what was acknowledged."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__(daemon=True)
-        self.random = random.Random(seed)
-        self.name = f"w{seed}"
-        self.counters: dict[str, int] = {}
-        self.expiring: dict[str, float] = {}
-        self.errors: list[str] = []
-        self.wrong: list[str] = []
-        self.operations = 0
-        self.latencies_s: list[float] = []
-        self.stopping = threading.Event()
-        self.client = self.connect()
-
-    def connect(self) -> RedisCluster:
-        """Return a client that follows redirections, and reports every other error."""
-        return RedisCluster(
-            startup_nodes=[ClusterNode(host, 6379) for host in list(HOSTS.values())[:3]],
-            username="lab_app",
-            password="lab-only-application",  # noqa: S106
-            ssl=True,
-            ssl_ca_certs=str(CA),
-            socket_timeout=5,
-            retry=Retry(ConstantBackoff(0.1), 3),
-        )
-
-    def run(self) -> None:
-        """Work until told to stop. An operation that failed may have been done, so counters are only ever compared from below."""
-        turn = 0
-        while not self.stopping.is_set():
-            turn += 1
-            started = time.monotonic()
-            try:
-                self.step(turn)
-                self.operations += 1
-                self.latencies_s.append(time.monotonic() - started)
-            except (redis.exceptions.RedisError, OSError) as error:
-                self.errors.append(f"{type(error).__name__}: {error}")
-            time.sleep(0.001)
-
-    def step(self, turn: int) -> None:
-        """Do one operation."""
-        key = f"{self.name}:{self.random.randrange(400)}"
-        self.counters[key] = max(self.counters.get(key, 0), int(self.client.incr(key)))
-        if turn % 5 == 0:
-            tag = f"{{{self.name}:{turn % 60}}}"
-            self.client.mset({f"{tag}a": turn, f"{tag}b": turn})
-            found = self.client.mget(f"{tag}a", f"{tag}b")
-            if found != [str(turn).encode()] * 2:
-                self.wrong.append(f"{tag} is {found}, not {turn}")
-        if turn % 7 == 0:
-            self.client.set(f"{self.name}:large:{turn % 70}", os.urandom(20_000))
-        if turn % 11 == 0:
-            key = f"{self.name}:expiring:{turn}"
-            self.client.set(key, "x", ex=3600)
-            self.expiring[key] = time.time() + 3600
-
-    def finish(self) -> dict[str, Any]:
-        """Stop, compare everything with what was acknowledged, and return the figures."""
-        self.stopping.set()
-        self.join(60)
-        client = self.connect()
-        lost = [key for key, value in self.counters.items() if int(client.get(key) or 0) < value]
-        for key, at in self.expiring.items():
-            left_s = client.pttl(key) / 1000
-            if not abs(time.time() + left_s - at) < 2:
-                self.wrong.append(f"{key} expires in {left_s} s")
-        ordered = sorted(self.latencies_s)
-        return {
-            "operations": self.operations,
-            "lost": lost,
-            "wrong": self.wrong,
-            "errors": self.errors,
-            "p99_ms": round(ordered[int(0.99 * (len(ordered) - 1))] * 1000, 1) if ordered else None,
-            "max_ms": round(ordered[-1] * 1000, 1) if ordered else None,
-        }
+def workload_of(seed: int) -> Workload:
+    """Return a workload on the cluster, not started."""
+    return Workload(seed, list(HOSTS.values())[:3], str(CA))
 
 
 @pytest.fixture
@@ -148,7 +68,7 @@ def cluster(lab: Lab) -> Iterator[Lab]:
 @pytest.fixture
 def workload(cluster: Lab) -> Iterator[list[Workload]]:
     """Two running workloads; their keys are gone afterwards."""
-    threads = [Workload(seed) for seed in range(2)]
+    threads = [workload_of(seed) for seed in range(2)]
     for thread in threads:
         thread.start()
     try:
@@ -199,7 +119,9 @@ def test_a_host_has_what_the_role_promises(lab: Lab, name: str, engine: str, ver
             assert (file.user, file.mode) == (engine, 0o640), path
         # nobody gets in without TLS or as the user default
         assert "PONG" not in host.run(f"timeout 3 {engine}-cli -p {port} ping").stdout
-        answer = host.run(f"timeout 3 {engine}-cli -p {port} --tls --insecure --cacert /etc/{engine}/tls-{port}/ca.pem ping").stdout
+        answer = host.run(
+            f"timeout 3 {engine}-cli -p {port} --tls --insecure --cacert /etc/{engine}/tls-{port}/ca.pem ping"
+        ).stdout
         assert "NOAUTH" in answer
     assert not host.service(f"{engine}-server").is_running
     said = host.run(f"{engine}-server --version").stdout
@@ -332,7 +254,7 @@ def test_slots_that_somebody_left_open_are_healed_with_their_data(cluster: Lab) 
     source, target = shards[0]["primary"], shards[1]["primary"]
     ids = {name: cli(cluster, name, "CLUSTER", "MYID") for name in (source, target)}
     slot = int(shards[0]["slots"][0].split("-")[0])
-    client = Workload(0).client
+    client = workload_of(0).client
     tag = next(f"{{{n}}}" for n in range(200_000) if client.keyslot(f"{{{n}}}") == slot)
     for number in range(50):
         client.set(f"{tag}{number}", number)

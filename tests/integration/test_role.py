@@ -120,7 +120,9 @@ def test_a_restart_rolls_replicas_first_and_comes_down_again(healthy: Lab) -> No
 
 def test_a_restart_that_is_not_allowed_is_only_announced(healthy: Lab) -> None:
     before = started(healthy)
-    made = healthy.play("postgresql.yml", postgresql_replication_max_connections=60, postgresql_replication_restart=False)
+    made = healthy.play(
+        "postgresql.yml", postgresql_replication_max_connections=60, postgresql_replication_restart=False
+    )
     assert made.results("Instance as declared")["pg3"]["restart_required"] == ["max_connections"]
     assert started(healthy) == before
     healthy.play("postgresql.yml")

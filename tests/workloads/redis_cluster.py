@@ -1,0 +1,162 @@
+# Copyright: headroom.scale contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Write and read through a Redis cluster as an application does, and check what was acknowledged.
+
+As a program it works until a file appears or a time has passed, checks, and prints one line of JSON with its figures;
+it fails when anything was lost, wrong or refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import redis.exceptions
+from redis.backoff import ConstantBackoff
+from redis.cluster import ClusterNode, RedisCluster
+from redis.retry import Retry
+
+# lab-only, the same as in inventories/lab/group_vars/redis.yml
+USER, PASSWORD = "lab_app", "lab-only-application"  # noqa: S105
+KEYS = 400
+EXPIRY_S = 3600
+
+
+class Workload(threading.Thread):
+    """Writes and reads until told to stop, and remembers what was acknowledged."""
+
+    def __init__(self, seed: int, addresses: Sequence[str], ca: str, replicas: int = 0) -> None:
+        """Take what to work on.
+
+        :param seed: of the random choices, and part of every key.
+        :param addresses: hosts that have a node on port 6379.
+        :param ca: file with the authority of the servers' certificates.
+        :param replicas: replicas that must have a write before it counts as acknowledged, so that it outlives its primary.
+        """
+        super().__init__(daemon=True)
+        self.random = random.Random(seed)
+        self.name = f"w{seed}"
+        self.addresses = addresses
+        self.ca = ca
+        self.replicas = replicas
+        self.counters: dict[str, int] = {}
+        self.expiring: dict[str, float] = {}
+        self.errors: list[str] = []
+        self.wrong: list[str] = []
+        self.operations = 0
+        self.latencies_s: list[float] = []
+        self.stopping = threading.Event()
+        self.client = self.connect()
+
+    def connect(self) -> RedisCluster:
+        """Return a client that follows redirections, and reports every other error."""
+        return RedisCluster(
+            startup_nodes=[ClusterNode(address, 6379) for address in self.addresses],
+            username=USER,
+            password=PASSWORD,
+            ssl=True,
+            ssl_ca_certs=self.ca,
+            socket_timeout=5,
+            retry=Retry(ConstantBackoff(0.1), 3),
+        )
+
+    def run(self) -> None:
+        """Work until told to stop. An operation that failed may have been done, so counters are only ever compared from below."""
+        turn = 0
+        while not self.stopping.is_set():
+            turn += 1
+            started = time.monotonic()
+            try:
+                self.step(turn)
+                self.operations += 1
+                self.latencies_s.append(time.monotonic() - started)
+            except (redis.exceptions.RedisError, OSError) as error:
+                self.errors.append(f"{type(error).__name__}: {error}")
+            time.sleep(0.001)
+
+    def step(self, turn: int) -> None:
+        """Do one operation, and every few turns one of each other kind."""
+        key = f"{self.name}:{self.random.randrange(KEYS)}"
+        value = int(self.client.incr(key))
+        if self.arrived(key):
+            self.counters[key] = max(self.counters.get(key, 0), value)
+        if turn % 5 == 0:
+            tag = f"{{{self.name}:{turn % 60}}}"
+            self.client.mset({f"{tag}a": turn, f"{tag}b": turn})
+            found = self.client.mget(f"{tag}a", f"{tag}b")
+            if found != [str(turn).encode()] * 2:
+                self.wrong.append(f"{tag} is {found}, not {turn}")
+        if turn % 7 == 0:
+            self.client.set(f"{self.name}:large:{turn % 70}", os.urandom(20_000))
+        if turn % 11 == 0:
+            key = f"{self.name}:expiring:{turn % 4400}"
+            at = time.time() + EXPIRY_S
+            self.client.set(key, "x", ex=EXPIRY_S)
+            if self.arrived(key):
+                self.expiring[key] = at
+
+    def arrived(self, key: str) -> bool:
+        """Tell whether the last write is on as many replicas as asked for."""
+        if not self.replicas:
+            return True
+        node = self.client.get_node_from_key(key)
+        return int(self.client.execute_command("WAIT", self.replicas, 500, target_nodes=node)) >= self.replicas
+
+    def finish(self) -> dict[str, Any]:
+        """Stop, compare everything with what was acknowledged, and return the figures."""
+        self.stopping.set()
+        self.join(60)
+        client = self.connect()
+        lost = [key for key, value in self.counters.items() if int(client.get(key) or 0) < value]
+        for key, at in self.expiring.items():
+            left_s = client.pttl(key) / 1000
+            # an operation that failed may have set it anew since
+            if not -2 < time.time() + left_s - at < (60 if self.errors else 2):
+                self.wrong.append(f"{key} expires in {left_s} s")
+        ordered = sorted(self.latencies_s)
+        return {
+            "operations": self.operations,
+            "lost": lost,
+            "wrong": self.wrong,
+            "errors": self.errors,
+            "p99_ms": round(ordered[int(0.99 * (len(ordered) - 1))] * 1000, 1) if ordered else None,
+            "max_ms": round(ordered[-1] * 1000, 1) if ordered else None,
+        }
+
+    def clear(self) -> None:
+        """Delete what the workload wrote."""
+        client = self.connect()
+        for key in client.scan_iter(match=f"*{self.name}:*", count=1000):
+            client.unlink(key)
+
+
+def main() -> int:
+    """Run the workload as a program."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("addresses", nargs="+", help="hosts that have a node on port 6379")
+    parser.add_argument("--ca", required=True, help="file with the authority of the servers' certificates")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--for-s", type=float, default=600, help="seconds to work at most (default: %(default)s)")
+    parser.add_argument("--until", help="file whose appearance ends the work")
+    options = parser.parse_args()
+    workload = Workload(options.seed, options.addresses, options.ca)
+    workload.start()
+    deadline = time.monotonic() + options.for_s
+    while time.monotonic() < deadline and not (options.until and os.path.exists(options.until)):
+        time.sleep(0.1)
+    figures = workload.finish()
+    workload.clear()
+    print(json.dumps({**figures, "errors": len(figures["errors"]), "examples": figures["errors"][:3]}))
+    return int(bool(figures["lost"] or figures["wrong"] or figures["errors"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
