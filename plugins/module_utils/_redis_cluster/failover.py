@@ -85,7 +85,14 @@ async def _fail_over(options: Options, check_mode: bool) -> dict[str, t.Any]:
             return _result(False, former, primary, f"{former} is a replica of {primary} already.", None, None)
         if not seen[former].me.slots:
             return _result(False, former, former, f"{former} owns no slot: nobody depends on it.", None, None)
-        seen = await settle(fleet, options.wait_s, lambda now: _ready(now, former))
+        # a node that is to join later has no part in it
+        shown = seen[former].view
+        members = {one.me.id for one in seen.values()} & (shown.members.keys() if shown else set())
+
+        def parts(now: dict[str, Seen]) -> dict[str, Seen]:
+            return {name: one for name, one in now.items() if one.view is None or one.me.id in members}
+
+        seen = parts(await settle(fleet, options.wait_s, lambda now: _ready(parts(now), former)))
         require_all(seen)
         heir = best(seen, former)
         if heir is None or offset(seen[former]) - offset(seen[heir]) > MAX_BEHIND_BYTES:
@@ -102,7 +109,7 @@ async def _fail_over(options: Options, check_mode: bool) -> dict[str, t.Any]:
         started = time.monotonic()
         # the primary holds its clients back until the replica has everything: nothing acknowledged is lost
         await fleet.client(heir).call("CLUSTER", "FAILOVER")
-        after = await settle(fleet, options.wait_s, lambda now: _handed_over(now, former, heir))
+        after = parts(await settle(fleet, options.wait_s, lambda now: _handed_over(parts(now), former, heir)))
         if not _handed_over(after, former, heir):
             raise HeadroomError(
                 f"Failed to fail over from {former} to {heir} within {options.wait_s:g} s: the roles did not change. "
