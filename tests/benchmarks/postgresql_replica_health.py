@@ -3,26 +3,23 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Time one task that judges fifty nodes against a loop of ``community.postgresql.postgresql_ping`` over the same fifty.
 
-Both run on the host that runs this, against the servers of a group in an inventory. A lab rarely has fifty servers, so
-each
-server is listed under as many names as are needed: every name costs a connection and all queries, on both sides. What
-is timed is the
-task from its start to its end, as ansible-core reports it; starting ansible-playbook is left out on both sides.
+Both run on the host that runs this, against the servers of a group in an inventory. A lab rarely has fifty servers, so each
+server is listed under as many names as are needed: every name costs a connection and all queries, on both sides. What is timed
+is the task from its start to its end, as ansible-core reports it; starting ansible-playbook is left out on both sides.
 The two take turns, and each pair of turns gives one ratio. Prints one line of JSON per figure.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import typing as t
 from pathlib import Path
+
+from _figures import figure, task_span
 
 PLAY = r"""
 - name: Time one way to look at many nodes
@@ -123,8 +120,6 @@ def seconds(options: argparse.Namespace, way: str, folder: str) -> float:
 
     :raises RuntimeError: when a node was not reached.
     """
-    play = Path(folder, "bench.yml")
-    play.write_text(PLAY, encoding="utf-8")
     extra = {
         "bench_way": way,
         "bench_group": options.group,
@@ -132,45 +127,7 @@ def seconds(options: argparse.Namespace, way: str, folder: str) -> float:
         "bench_ssl_mode": options.ssl_mode,
         "bench_login_user": options.login_user,
     }
-    environment = {**os.environ, "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_LOCALHOST_WARNING": "false"}
-    command = ["ansible-playbook", "-i", options.inventory, "-e", json.dumps(extra), str(play)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    start = done.stdout.find("{")
-    if start < 0:
-        raise RuntimeError(done.stderr.strip() or done.stdout.strip())
-    tasks = json.loads(done.stdout[start:])["plays"][0]["tasks"]
-    if done.returncode != 0:
-        raise RuntimeError(json.dumps(tasks[-1]["hosts"])[:2000])
-    for task in tasks:
-        if task["task"]["name"].lower() == way:
-            duration = task["task"]["duration"]
-            return (moment(duration["end"]) - moment(duration["start"])).total_seconds()
-    raise RuntimeError(f"no task named {way}")
-
-
-def moment(text: str) -> datetime.datetime:
-    """Return a time of the callback."""
-    return datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
-
-
-def figure(options: argparse.Namespace, ours: t.Sequence[float], peer: t.Sequence[float]) -> dict[str, t.Any]:
-    """Return the line to print: medians, their ratio, and the spread from the smallest to the largest."""
-    return {
-        "bench": "postgresql_replica_health",
-        "figure": f"seconds_per_{options.nodes}_nodes",
-        "ours": round(statistics.median(ours), 3),
-        "peer": round(statistics.median(peer), 3),
-        "ratio": round(statistics.median(peer) / statistics.median(ours), 1),
-        "unit": "s",
-        "ours_spread": [round(min(ours), 3), round(max(ours), 3)],
-        "peer_spread": [round(min(peer), 3), round(max(peer), 3)],
-        "ratio_spread": [
-            round(min(b / a for a, b in zip(ours, peer, strict=True)), 1),
-            round(max(b / a for a, b in zip(ours, peer, strict=True)), 1),
-        ],
-        "rounds": len(ours),
-        "peer_name": "loop of community.postgresql.postgresql_ping",
-    }
+    return task_span(PLAY, way, [options.inventory], extra, folder).seconds
 
 
 def main() -> int:
@@ -186,7 +143,9 @@ def main() -> int:
         except (RuntimeError, subprocess.CalledProcessError) as error:
             print(f"Failed to run the benchmark on {options.inventory}: {error}", file=sys.stderr)
             return 1
-    print(json.dumps(figure(options, ours, peer)), flush=True)
+    name = f"seconds_per_{options.nodes}_nodes"
+    line = figure("postgresql_replica_health", name, "s", ours, peer, "loop of community.postgresql.postgresql_ping")
+    print(json.dumps(line), flush=True)
     return 0
 
 
