@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -22,9 +21,6 @@ ADMIN = {"login_user": "headroom_admin", "login_password": "lab-only-administrat
 SECRETS = ("lab-only-administration", "lab-only-redis-replication", "lab-only-redis-monitoring", "lab-only-application")
 HOSTS = {f"redis{number}": f"10.77.0.3{number}" for number in range(1, 5)}
 CA = STATE / "tls" / "redis" / "ca.crt"
-GROWN = {
-    "all": {"children": {"lab": {"children": {"redis": {"hosts": {"redis4": {"ansible_host": HOSTS["redis4"]}}}}}}}
-}
 
 
 def nodes(hosts: int = 3, **weights: float) -> list[dict[str, Any]]:
@@ -94,11 +90,9 @@ def verdict(threads: list[Workload]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def grown(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, ...]]:
+def grown(lab: Lab) -> Iterator[tuple[Path, ...]]:
     """Inventories with a fourth host, which is started."""
-    path = tmp_path_factory.mktemp("grown") / "hosts.yml"
-    path.write_text(json.dumps(GROWN))
-    inventories = (*INVENTORIES, path)
+    inventories = (*INVENTORIES, ROOT / "inventories" / "lab_grown")
     lab.play("lab/up.yml", inventories=inventories)
     yield inventories
     subprocess.run(["podman", "rm", "-f", "headroom-redis4"], env=lab.environment, check=True, capture_output=True)
@@ -176,10 +170,22 @@ def test_a_refused_setting_leaves_everything_as_it_was(cluster: Lab) -> None:
     assert cli(cluster, "redis1-6379", "CONFIG", "GET", "maxmemory-policy").split()[-1] == "noeviction"
 
 
-def test_a_rolling_restart_costs_the_workload_no_more_than_the_failovers(
+def packages(lab: Lab, host: str) -> list[str]:
+    """Return the versions of the server's package that apt knows, the newest first."""
+    rows = lab.run(host, "apt-cache", "madison", "redis-server").splitlines()
+    return list(dict.fromkeys(row.split("|")[1].strip() for row in rows))
+
+
+def test_a_rolling_upgrade_costs_the_workload_no_more_than_the_failovers(
     cluster: Lab, workload: list[Workload]
 ) -> None:
-    made = cluster.play("redis.yml", redis_cluster_settings={"io-threads": 2, "maxmemory-samples": 5})
+    newest, *older = packages(cluster, "redis1")
+    for host in list(HOSTS)[:3] if older else ():
+        install = f"apt-get install --yes --allow-downgrades redis-server={older[-1]} redis-tools={older[-1]}"
+        cluster.run(host, "sh", "-c", install)
+    made = cluster.play("redis.yml", redis_cluster_upgrade=True, redis_cluster_settings={"io-threads": 2})
+    for host in list(HOSTS)[:3]:
+        assert newest in cluster.run(host, "dpkg-query", "--show", "redis-server")
     restarts = [task for task, _host in made.changed() if task == "Instances as declared"]
     # what was written at first, and each of the six by itself
     assert len(restarts) == 3 + 6
@@ -315,3 +321,71 @@ def test_bad_input_gets_one_sentence_and_changes_nothing(
     assert result["changed"] is False
     assert sentence in result["msg"]
     assert "lab-only-wrong" not in str(result)
+
+
+@pytest.fixture
+def strangers(lab: Lab) -> Iterator[dict[str, dict[str, Any]]]:
+    """Servers of their own, without users and TLS: three of the cluster's version, one older, one standalone."""
+    found = {}
+    for number, (name, host, address) in enumerate(
+        [
+            ("new1", "redis1", "10.77.0.31"),
+            ("new2", "redis1", "10.77.0.31"),
+            ("new3", "redis1", "10.77.0.31"),
+            ("old", "redis12a", "10.77.0.41"),
+            ("alone", "redis1", "10.77.0.31"),
+        ]
+    ):
+        port = 7001 + number
+        settings = [f"--port {port}", "--protected-mode no", "--save ''", f"--dir /run/stranger-{port}"]
+        settings.append("--cluster-enabled no" if name == "alone" else "--cluster-enabled yes")
+        unit = f"--unit=stranger-{port} --property=RuntimeDirectory=stranger-{port}"
+        lab.run(host, "sh", "-c", f"systemd-run --quiet --collect {unit} redis-server {' '.join(settings)}")
+        found[name] = {"name": name, "host": address, "port": port, "on": host}
+    for row in found.values():
+        until(lambda row=row: "PONG" in plain(lab, row, "PING"))
+    yield found
+    for row in found.values():
+        lab.run(row["on"], "systemctl", "stop", f"stranger-{row['port']}", check=False)
+
+
+def plain(lab: Lab, row: dict[str, Any], *command: str) -> str:
+    """Run a command on a server of its own."""
+    return lab.run(row["on"], "timeout", "5", "redis-cli", "-p", str(row["port"]), *command, check=False)
+
+
+@pytest.mark.parametrize(
+    ("names", "data", "sentence"),
+    [
+        (("new1", "new2", "alone"), "alone", "is a standalone server with 1 keys"),
+        (
+            ("new1", "new2", "old"),
+            "",
+            "old runs redis 7, the cluster redis 8. Install the same major version everywhere.",
+        ),
+        (("new1", "new2", "new3"), "new2", "Node new2 on 10.77.0.31:7002 holds 1 keys and is in no cluster"),
+    ],
+)
+def test_what_cannot_be_a_cluster_is_refused_and_left_as_it_was(
+    lab: Lab, strangers: dict[str, dict[str, Any]], names: tuple[str, ...], data: str, sentence: str
+) -> None:
+    if data:
+        # a cluster without slots takes no keys: it had them when they were its own
+        row = strangers[data]
+        if data != "alone":
+            plain(lab, row, "CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+            until(lambda: "cluster_state:ok" in plain(lab, row, "CLUSTER", "INFO"))
+        plain(lab, row, "SET", "kept", "1")
+        if data != "alone":
+            plain(lab, row, "CLUSTER", "DELSLOTSRANGE", "0", "16383")
+    listed = [{key: strangers[name][key] for key in ("name", "host", "port")} for name in names]
+    options = {"nodes": listed, "replicas_per_primary": 0, "allow_same_host": True, "tls": False}
+    result = lab.module("redis_cluster", **options)
+    assert result["failed"]
+    assert result["changed"] is False
+    assert sentence in result["msg"]
+    for name in names:
+        if name != "alone":
+            assert "cluster_known_nodes:1" in plain(lab, strangers[name], "CLUSTER", "INFO")
+    if data:
+        assert plain(lab, strangers[data], "DBSIZE") == "1"
