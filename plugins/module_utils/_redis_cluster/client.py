@@ -140,6 +140,9 @@ class Client:
             "password": self.login.password,
             "decode_responses": False,
             "health_check_interval": 0,
+            # the limit of a whole exchange is ours: the driver's own would end a long MIGRATE, and costs time for each answer
+            "socket_timeout": None,
+            "socket_connect_timeout": None,
         }
         # lists for maps, whatever the driver's version speaks unasked
         if any("protocol" in inspect.signature(kind.__init__).parameters for kind in Connection.__mro__):
