@@ -14,7 +14,10 @@ import contextlib
 import fcntl
 import random
 import shlex
+import signal
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -52,10 +55,12 @@ class Server:
         """Return the number of its keys."""
         return int(self.client.dbsize())
 
-    def slots(self) -> int:
-        """Return the number of slots that it owns by its own account."""
-        rows = self.client.execute_command("CLUSTER", "SLOTS")
-        return sum(int(last) - int(first) + 1 for first, last, owner, *_ in rows if int(owner[1]) == self.port)
+    def owners(self) -> dict[int, int]:
+        """Return slot to the port of its owner, as this server sees it."""
+        found: dict[int, int] = {}
+        for first, last, owner, *_replicas in self.client.execute_command("CLUSTER", "SLOTS"):
+            found.update(dict.fromkeys(range(int(first), int(last) + 1), int(owner[1])))
+        return found
 
 
 def key_of(number: int) -> bytes:
@@ -66,6 +71,18 @@ def key_of(number: int) -> bytes:
 def slot_of(key: bytes) -> int:
     """Return the slot of a key without braces."""
     return binascii.crc_hqx(key, 0) % SLOTS
+
+
+def run_on_lab(work: Callable[[Lab], None]) -> int:
+    """Do a benchmark's work on the lab and return the exit status; SIGTERM ends it as Ctrl-C does, with all servers stopped."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            work(Lab(Path(folder)))
+        except (RuntimeError, AssertionError, OSError, subprocess.SubprocessError, redis.RedisError) as error:
+            print(f"Failed to run the benchmark: {error}", file=sys.stderr)
+            return 1
+    return 0
 
 
 @contextlib.contextmanager
@@ -166,6 +183,7 @@ def _form(servers: Sequence[Server], primaries: int, replicas: int) -> None:
         server.client.execute_command("CLUSTER", "REPLICATE", servers[number % primaries].id)
     _until(lambda: all(_members(server)[1] == replicas for server in servers), "every server knew the replicas")
     _until(lambda: all(map(_works, servers)), "the cluster worked")
+    agreed_owners(servers)
 
 
 def _members(server: Server) -> tuple[int, int]:
@@ -180,6 +198,21 @@ def _works(server: Server) -> bool:
     return b"cluster_state:ok" in server.client.execute_command("CLUSTER", "INFO") and link == "up"
 
 
+def agreed_owners(servers: Sequence[Server]) -> dict[int, int]:
+    """Wait until all servers agree that each slot has one and the same owner, and return slot to the owner's port.
+
+    :raises RuntimeError: when they do not in time.
+    """
+    seen: list[dict[int, int]] = []
+
+    def agree() -> bool:
+        seen[:] = [server.owners() for server in servers]
+        return len(seen[0]) == SLOTS and all(one == seen[0] for one in seen)
+
+    _until(agree, "the servers agreed on the owners of all slots")
+    return seen[0]
+
+
 def _until(holds: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + READY_S
     while not holds():
@@ -191,11 +224,8 @@ def _until(holds: Callable[[], bool], what: str) -> None:
 def fill(servers: Sequence[Server], keys: int, value_bytes: int) -> None:
     """Set keys with values that do not compress, each at the owner of its slot, and require that all are there."""
     noise = random.Random(1).randbytes(1 << 20)
-    owners: dict[int, Server] = {}
-    for server in servers:
-        for first, last, owner, *_ in server.client.execute_command("CLUSTER", "SLOTS"):
-            if int(owner[1]) == server.port:
-                owners.update(dict.fromkeys(range(int(first), int(last) + 1), server))
+    ports = {server.port: server for server in servers}
+    owners = {slot: ports[port] for slot, port in servers[0].owners().items()}
     waiting: dict[str, list[bytes]] = {server.name: [] for server in servers}
     for number in range(keys):
         key = key_of(number)
