@@ -268,7 +268,8 @@ def point(fault: str, step: Step, weight: float, cluster: Cluster, directory: Pa
         wanted = SLOTS * (weight if name == first else 1.0) / (weight + 2)
         assert abs(count - wanted) <= max(2, 0.02 * wanted), f"{name} has {count} slots, not {wanted:.0f}"
     result = again.results("Slots as weighted")["redis1"]
-    return {"run": ended, "again": result["summary"], "healed": sum(1 for _row in result["healed"])}
+    healed = sum(sum(map(width, row["slots"].split(","))) for row in result["healed"])
+    return {"run": ended, "again": f"{result['summary']} {healed} healed"}
 
 
 def main() -> int:
@@ -301,7 +302,7 @@ def main() -> int:
                 lost += gone
                 new = collections.Counter(error.split(":")[0] for error in workload.errors[errors:])
                 print(
-                    f"{number:2} {fault:10} {step.name:28} {seen['run']:8} then: {seen['again']:60} lost {gone}, "
+                    f"{number:2} {fault:10} {step.name:28} {seen['run']:8} then: {seen['again']:55} lost {gone}, "
                     f"errors {dict(new)}, {time.monotonic() - began:.0f} s",
                     file=sys.stderr,
                     flush=True,
