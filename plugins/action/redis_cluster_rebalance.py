@@ -70,6 +70,9 @@ def _joined(first: t.Mapping[str, t.Any], last: dict[str, t.Any], sums: t.Mappin
         return result
     before = {share["name"]: share for share in first.get("shares", ())}
     result["plan"] = first["plan"]
+    used = {one for part in (first, last) for one in [part.get("mechanism")] if one}
+    result["mechanism"] = "mixed" if len(used) > 1 else next(iter(used), None)
+    result["fallbacks"] = [*first.get("fallbacks", ()), *last.get("fallbacks", ())]
     result["healed"] = [*first.get("healed", ()), *last.get("healed", ())]
     result["imbalance"] = {"before": first["imbalance"]["before"], "after": last["imbalance"]["after"]}
     result["shares"] = [

@@ -24,6 +24,8 @@ description:
     and O(state=reverted) brings the slots of the last run back.
   - A primary that gives its last slot away turns itself into a replica of the one that took it, unless
     C(cluster-allow-replica-migration) is off.
+  - Where both nodes of a pair have the atomic slot migration of Valkey 9 or Redis 8.4, the servers move the slots themselves, and
+    else C(SETSLOT) and C(MIGRATE) do, see O(mechanism).
   - Many slots are in flight, and pairs of nodes that do not share one work side by side. A key is always on one side for
     clients, which are sent to the other by redirections.
 attributes:
@@ -94,6 +96,25 @@ options:
     description:
       - Number of slots that a run moves at most.
     type: int
+    version_added: 0.1.0
+  mechanism:
+    description:
+      - How slots move. V(auto) asks the servers and moves them atomically where both nodes of a pair can, and else the V(classic)
+        way with C(SETSLOT) and C(MIGRATE). V(atomic) fails where a server cannot.
+      - The atomic migration is a job of the servers, for at most O(max_slots_per_source) slots, one at a time on each source. A job that
+        fails three times, or comes to a standstill and is cancelled, leaves its slots to the classic way, with the reason in
+        RV(fallbacks); not so with V(atomic), which fails then.
+      - What a run that was killed has left on the servers goes on without it. The next run waits for it, or cancels it when it stands
+        still, before it does anything else.
+      - O(max_latency_ms) and O(max_rate_bytes_s) hold back the next job, and not one that runs. With O(max_rate_bytes_s) a job carries
+        what may move in a second, or one slot. O(max_keys_per_migrate) is for the classic way alone.
+      - The nodes of Valkey log in to each other as C(primaryuser), which needs the rules
+        C(~* +@write +select +cluster|syncslots). A job forks the source, which needs memory for what is written meanwhile.
+      - The migration of Redis 8.4 follows its documentation; the tests of this collection run that of Valkey 9 on real servers, and
+        that of Redis 8.4 on none.
+    type: str
+    choices: [auto, atomic, classic]
+    default: auto
     version_added: 0.1.0
   max_slots_per_source:
     description:
@@ -266,6 +287,24 @@ healed:
       source: a1
       target: d1
       why: it was on the move
+mechanism:
+  description: >-
+    How the slots moved, or in check mode would, V(atomic) or V(classic), or V(mixed) where it was both, and none where nothing moved.
+  returned: success, and on failure when something had moved
+  type: str
+  sample: atomic
+fallbacks:
+  description: >-
+    Slots that were to move atomically and moved the classic way, with C(source), C(target), C(slots) and C(reason), what the server
+    said.
+  returned: success, and on failure when something had moved
+  type: list
+  elements: dict
+  sample:
+    - source: a1
+      target: d1
+      slots: 4096-4223
+      reason: "NOPERM User headroom_admin has no permissions to run the 'cluster|migrateslots' command"
 progress:
   description: >-
     Slots, keys and bytes that moved, seconds for which O(max_latency_ms) held them back, commands that were tried again, and

@@ -95,6 +95,12 @@ options:
           - What it may do, as ACL rules.
         type: str
         default: ""
+      rules_since:
+        description:
+          - More rules, by the version of the server that is the first to know them, such as V(9.0). What counts is the version that
+            runs, and where none does the installed one.
+        type: dict
+        default: {}
   login_user:
     description:
       - User that the module logs in as, over the instance's own socket. List it in O(users) with all rights.

@@ -41,6 +41,7 @@ def instance_spec() -> ArgumentSpec:
         "password": {"type": "str", "no_log": True},
         "former_password": {"type": "str", "no_log": True},
         "rules": {"type": "str", "default": ""},
+        "rules_since": {"type": "dict", "default": {}},
     }
     return ArgumentSpec(
         {
@@ -154,10 +155,19 @@ def _users(given: t.Sequence[t.Mapping[str, t.Any]]) -> tuple[User, ...]:
             raise OptionError("users[].password", "********", f"give user {name} a password of at least 8 characters.")
         if former and not password:
             raise OptionError("users[].former_password", "********", f"give user {name} a password beside it.")
-        if "\n" in rules or "#" in rules or ">" in rules:
-            raise OptionError("users[].rules", rules, f"give user {name} rules in one line and no password among them.")
+        since = tuple(sorted((str(version), str(more)) for version, more in entry["rules_since"].items()))
+        for one in (rules, *(more for _version, more in since)):
+            if "\n" in one or "#" in one or ">" in one:
+                raise OptionError(
+                    "users[].rules", one, f"give user {name} rules in one line and no password among them."
+                )
+        for version, _more in since:
+            if not re.fullmatch(r"\d+(\.\d+)*", version):
+                raise OptionError(
+                    "users[].rules_since", version, "give a version, such as '9.0', for each of the rules."
+                )
         digests = [hashlib.sha256(one.encode()).hexdigest() if one else None for one in (password, former)]
-        users[name] = User(name, rules, *digests)
+        users[name] = User(name, rules, *digests, rules_since=since)
     # whoever does not log in is nobody
     users.setdefault("default", User("default", "", None))
     return tuple(users[name] for name in sorted(users))
@@ -201,7 +211,10 @@ def converge(options: Options, check_mode: bool = False) -> dict[str, t.Any]:
     rows, diffs = [], []
     # all of them before anything is changed: what one of them must not be stops the others too
     seen = [
-        (wanted, observed, plan(wanted, observed)) for wanted in options.wanted for observed in [host.observe(wanted)]
+        (wanted, observed, plan(wanted, observed))
+        for declared in options.wanted
+        for observed in [host.observe(declared)]
+        for wanted in [declared.at(observed.running_version or observed.installed_version)]
     ]
     if not check_mode and host.installed_version() is None:
         raise HeadroomError(
@@ -357,7 +370,7 @@ class Host:
         version = info.get("valkey_version") or info.get("redis_version")
         return Observed(
             **facts,
-            **self._users(wanted),
+            **self._users(wanted.at(version)),
             running=True,
             live=live,
             running_version=version,

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import typing as t
 from dataclasses import dataclass, field
@@ -135,6 +136,13 @@ class User:
     rules: str
     password_sha256: str | None = None
     former_password_sha256: str | None = None
+    # more rules by the version that is the first to know them
+    rules_since: tuple[tuple[str, str], ...] = ()
+
+    def at(self, version: str | None) -> User:
+        """Return the user as a server of a version is told of it."""
+        more = [rules for since, rules in self.rules_since if version and _numbers(since) <= _numbers(version)]
+        return dataclasses.replace(self, rules=" ".join([self.rules, *more]).strip(), rules_since=())
 
     def words(self) -> list[str]:
         """Return what makes the user, as arguments; a selector in parentheses is one of them."""
@@ -147,6 +155,10 @@ class User:
         return " ".join(["user", self.name, *self.words()])
 
 
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)]
+
+
 @dataclass(frozen=True)
 class Wanted:
     """One declared instance. ``settings`` are directives by name."""
@@ -156,6 +168,10 @@ class Wanted:
     users: tuple[User, ...] = ()
     pem: t.Mapping[str, str] = field(default_factory=dict)
     may_restart: bool = False
+
+    def at(self, version: str | None) -> Wanted:
+        """Return what is wanted of a server of a version."""
+        return dataclasses.replace(self, users=tuple(user.at(version) for user in self.users))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from ..lock import Keeper, Lock
 from ..model import Node, format_slots
 from ..observe import Fleet, settle
 from ..state import Seen, calm, disagreements, require_all, slots_of
-from . import heal, measure, mend, migrate
+from . import atomic, heal, measure, mechanism, mend
+from .guard import Limits, Progress
 from .journal import Journal, Record
 from .plan import Move, Plan, Share, imbalance, plan
 
@@ -46,6 +47,7 @@ def rebalance_spec() -> ArgumentSpec:
             "max_slots_per_source": {"type": "int", "default": 128},
             "max_slots_per_target": {"type": "int", "default": 384},
             "max_keys_per_migrate": {"type": "int", "default": 100, "no_log": False},
+            "mechanism": {"type": "str", "choices": list(mechanism.MECHANISMS), "default": "auto"},
             "max_rate_bytes_s": {"type": "int", "default": 0},
             "max_latency_ms": {"type": "float", "default": 0.0},
             "latency_patience_s": {"type": "float", "default": 60.0},
@@ -67,13 +69,14 @@ class Options:
     nodes: tuple[Node, ...]
     weights: t.Mapping[str, float]
     login: Login
-    limits: migrate.Limits
+    limits: Limits
     journal: str
     state: str = "balanced"
     by: str = "slots"
     threshold: float = 0.02
     max_moves: int | None = None
     max_memory_ratio: float = 0.9
+    mechanism: str = "auto"
     cluster: str = "redis"
     lock_wait_s: float = 0.0
     lock_token: str = ""
@@ -117,7 +120,7 @@ def parse_options(params: t.Mapping[str, t.Any]) -> Options:
         nodes=nodes,
         weights=weights,
         login=Login.from_params(params),
-        limits=migrate.Limits(
+        limits=Limits(
             max_slots_per_source=params["max_slots_per_source"],
             max_slots_per_target=params["max_slots_per_target"],
             max_keys_per_migrate=params["max_keys_per_migrate"],
@@ -131,6 +134,7 @@ def parse_options(params: t.Mapping[str, t.Any]) -> Options:
         threshold=params["threshold"],
         max_moves=params["max_moves"],
         max_memory_ratio=params["max_memory_ratio"],
+        mechanism=params["mechanism"],
         cluster=cluster,
         lock_wait_s=params["lock_wait_s"],
         lock_token=params["lock_token"] or uuid.uuid4().hex,
@@ -158,12 +162,15 @@ def primary_of(seen: t.Mapping[str, Seen], name: str) -> str:
 
 
 def weights_of(seen: t.Mapping[str, Seen], given: t.Mapping[str, float]) -> dict[str, float]:
-    """Return the weight of every primary: its own, else that of one of its replicas, since they change places, else 1."""
+    """Return the weight of every primary: its own, else that of one of its replicas, since they change places, else 1.
+
+    A replica's 0 does not count: a node that was emptied has made itself a replica of the one that took its last slot.
+    """
     weights = {}
     for name, one in seen.items():
         if one.me.is_primary:
             shard = [other for other in sorted(seen) if other != name and primary_of(seen, other) == name]
-            weights[name] = next((given[other] for other in [name, *shard] if other in given), 1.0)
+            weights[name] = given.get(name, next((given[other] for other in shard if given.get(other)), 1.0))
     return weights
 
 
@@ -173,7 +180,9 @@ class _Run:
         self.check_mode = check_mode
         self.journal = Journal(options.journal)
         self.healed: list[heal.Cure] = []
-        self.progress = migrate.Progress()
+        self.progress = Progress()
+        self.fallbacks: list[atomic.Left] = []
+        self.mechanisms: set[str] = set()
         self.moved = False
         self.total = 0
 
@@ -182,6 +191,7 @@ class _Run:
             seen = await self._look(fleet)
             if self.check_mode:
                 cures, owners = await mend.cures(fleet, seen)
+                owners.update(await self._arriving(fleet, seen))
                 planned, _ids = await self._plan(fleet, seen, owners, self.journal.read())
                 return self._result(planned, planned, cures, finished=True)
             slots = slots_of(seen)
@@ -212,6 +222,13 @@ class _Run:
                     )
         return seen
 
+    async def _arriving(self, fleet: Fleet, seen: t.Mapping[str, Seen]) -> dict[int, str]:
+        """Return slot to name for what a server's own job is about to bring there."""
+        names = {one.me.id: name for name, one in seen.items()}
+        known = await atomic.dialects(fleet, [name for name, one in seen.items() if one.me.is_primary])
+        jobs = [job for _name, _dialect, job in await atomic.active(fleet, known)]
+        return {slot: names[job.target] for job in jobs if job.target in names for slot in job.slots}
+
     async def _plan(
         self, fleet: Fleet, seen: t.Mapping[str, Seen], owners: t.Mapping[int, str], record: Record | None
     ) -> tuple[Plan, dict[str, str]]:
@@ -227,6 +244,11 @@ class _Run:
                 )
             planned = plan(owners, weights, loads, self.options.threshold, self.options.max_moves)
         await self._head_room(fleet, seen, planned, owners)
+        pairs = planned.pairs()
+        known = await atomic.dialects(fleet, {name for pair in pairs for name in pair})
+        chosen = mechanism.choose(pairs, known, self.options.mechanism)
+        if self.check_mode:
+            self.mechanisms = set(chosen.values())
         return planned, ids
 
     async def _loads(self, fleet: Fleet, owners: t.Mapping[int, str]) -> t.Mapping[int, float] | None:
@@ -278,6 +300,9 @@ class _Run:
         for attempt in range(ROUNDS):
             try:
                 seen = await self._look(fleet)
+                if await atomic.finish(fleet, seen):
+                    seen = await settle(fleet, AGREE_S, _works)
+                    require_all(seen)
                 cures, _owners = await mend.cures(fleet, seen)
                 if cures:
                     self.healed += cures
@@ -292,7 +317,7 @@ class _Run:
                     self.total = len(planned.moves)
                 if not planned.moves:
                     break
-                self._begin(planned, ids, record)
+                self._begin(planned, ids, record, slots_of(seen).owners)
                 await self._move(fleet, keeper, planned, ids, seen, deadline)
                 if deadline is not None and time.monotonic() >= deadline:
                     break
@@ -319,28 +344,30 @@ class _Run:
             self.journal.done(slots)
 
         self.moved = True
-        migration = migrate.Migration(fleet, ids, self.options.limits, measure.bytes_per_key(seen), done, deadline)
-        before = self.progress
+        size = measure.bytes_per_key(seen)
+        mover = mechanism.Mover(
+            fleet, ids, self.options.limits, size, done, deadline, self.progress, self.options.mechanism
+        )
         try:
-            await migration.run(planned.moves)
+            await mover.run(planned.moves)
         finally:
-            now = migration.progress
-            self.progress = migrate.Progress(
-                before.slots + now.slots,
-                before.keys + now.keys,
-                before.bytes + now.bytes,
-                before.paused_s + now.paused_s,
-                before.retries + now.retries,
-                before.latencies_ms + now.latencies_ms,
-            )
+            self.fallbacks += mover.fallbacks
+            self.mechanisms |= mover.used
 
-    def _begin(self, planned: Plan, ids: t.Mapping[str, str], record: Record | None) -> None:
+    def _begin(
+        self, planned: Plan, ids: t.Mapping[str, str], record: Record | None, owners: t.Mapping[int, str]
+    ) -> None:
         """Write the plan down; one that goes on with an interrupted one keeps where its slots came from."""
         state = "running" if self.options.state == "balanced" else "reverting"
         moves = list(planned.moves)
         done: list[int] = []
         if record is not None and record.state == state:
-            origin = {move.slot: move for move in record.moves if move.slot in record.done}
+            # a slot that arrived without its writer is done as well
+            origin = {
+                move.slot: move
+                for move in record.moves
+                if move.slot in record.done or owners.get(move.slot) == move.target
+            }
             moves = [
                 dataclasses.replace(move, source=origin[move.slot].source) if move.slot in origin else move
                 for move in moves
@@ -357,7 +384,14 @@ class _Run:
         """Return the failure with what had been done; the journal has the rest."""
         if not self.moved:
             return error
-        result = {"changed": True, "progress": self._progress(), "journal": self.options.journal, **error.result}
+        result = {
+            "changed": True,
+            "mechanism": mechanism.summary(self.mechanisms),
+            "fallbacks": mechanism.as_rows(self.fallbacks),
+            "progress": self._progress(),
+            "journal": self.options.journal,
+            **error.result,
+        }
         return HeadroomError(
             f"{error} {self.progress.slots} slots have been moved; run it again to go on.",
             code=error.code,
@@ -424,6 +458,8 @@ class _Run:
             "shares": [_share(share, planned, shares, unit) for share in planned.before],
             "imbalance": {"before": round(imbalance(planned.before), 4), "after": round(imbalance(after), 4)},
             "healed": heal.as_rows(cures),
+            "mechanism": mechanism.summary(self.mechanisms),
+            "fallbacks": mechanism.as_rows(self.fallbacks),
             "progress": self._progress(),
             "journal": self.options.journal,
             "diff": {

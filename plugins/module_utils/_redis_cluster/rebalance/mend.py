@@ -14,6 +14,7 @@ from ..model import format_slots
 from ..observe import Fleet
 from ..state import Seen, slots_of
 from . import heal, measure, migrate
+from .guard import Limits
 from .plan import Move
 
 
@@ -50,7 +51,7 @@ async def cures(
     return found, owners
 
 
-async def mend(fleet: Fleet, seen: t.Mapping[str, Seen], found: t.Sequence[heal.Cure], limits: migrate.Limits) -> None:
+async def mend(fleet: Fleet, seen: t.Mapping[str, Seen], found: t.Sequence[heal.Cure], limits: Limits) -> None:
     """Do what the slots need."""
     ids = {name: one.me.id for name, one in seen.items() if one.me.is_primary}
     closing = {cure.slot for cure in found if cure.action == "close"}

@@ -13,12 +13,12 @@ from __future__ import annotations
 import asyncio
 import time
 import typing as t
-from dataclasses import dataclass, field
 
 from ..._common.errors import HeadroomError
 from ..client import NodeError, ServerError
 from ..model import format_slots
 from ..observe import Fleet
+from .guard import Guard, Limits, Progress
 from .plan import Move
 
 # a MIGRATE blocks its source until the target has answered, so its size is what live commands wait for
@@ -27,32 +27,6 @@ MIGRATE_TIMEOUT_S = 10.0
 ATTEMPTS = 5
 # what a target says that is over in a moment
 PASSING = ("IOERR", "TRYAGAIN", "CLUSTERDOWN", "LOADING")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How fast slots may move. Bytes and seconds as the names say; 0 is no limit."""
-
-    max_slots_per_source: int = 128
-    max_slots_per_target: int = 384
-    max_keys_per_migrate: int = 100
-    max_bytes_per_migrate: int = 65536
-    max_rate_bytes_s: int = 0
-    max_latency_ms: float = 0.0
-    latency_patience_s: float = 60.0
-
-
-@dataclass
-class Progress:
-    """What has been moved so far."""
-
-    slots: int = 0
-    keys: int = 0
-    bytes: int = 0
-    paused_s: float = 0.0
-    retries: int = 0
-    # latencies of a PING beside the moves, in milliseconds
-    latencies_ms: list[float] = field(default_factory=list)
 
 
 class Migration:
@@ -66,6 +40,7 @@ class Migration:
         bytes_per_key: t.Mapping[str, float],
         done: t.Callable[[t.Iterable[int]], None],
         deadline_s: float | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """Take the fleet and what is known of it.
 
@@ -73,6 +48,7 @@ class Migration:
         :param bytes_per_key: mean size of a key with its value on each source.
         :param done: called with the slots that have arrived.
         :param deadline_s: on the clock of ``time.monotonic()``; no slot is opened after it.
+        :param progress: what is to be added to.
         """
         self.fleet = fleet
         self.ids = ids
@@ -80,11 +56,8 @@ class Migration:
         self.bytes_per_key = bytes_per_key
         self.done = done
         self.deadline_s = deadline_s
-        self.progress = Progress()
-        self._clear = asyncio.Event()
-        self._clear.set()
-        self._started = time.monotonic()
-        self._slow: HeadroomError | None = None
+        self.progress = progress if progress is not None else Progress()
+        self.guard = Guard(fleet, limits, self.progress)
 
     async def run(self, moves: t.Sequence[Move]) -> None:
         """Move the slots, the pairs side by side. Where one pair fails the others stop at their next slots.
@@ -96,23 +69,13 @@ class Migration:
             pairs.setdefault((move.source, move.target), []).append(move.slot)
         if not pairs:
             return
-        failed: list[BaseException] = []
         workers = [
-            self._work(
-                source, target, slots[part::2], self._batch(pairs, source, target), f"move{part}-{target}", failed
-            )
+            self._work(source, target, slots[part::2], self._batch(pairs, source, target), f"move{part}-{target}")
             for (source, target), slots in sorted(pairs.items())
             for part in range(2)
             if slots[part::2]
         ]
-        watch = asyncio.ensure_future(self._watch(sorted({name for pair in pairs for name in pair}), failed))
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
-        if failed:
-            raise failed[0]
+        await self.guard.run({name for pair in pairs for name in pair}, workers)
 
     def _batch(self, pairs: t.Mapping[tuple[str, str], t.Any], source: str, target: str) -> int:
         """Return how many slots one of a pair's two workers may have open, so that its nodes keep within their limits."""
@@ -122,20 +85,17 @@ class Migration:
         there = self.limits.max_slots_per_target // beside_target
         return max(1, min(here, there) // 2)
 
-    async def _work(
-        self, source: str, target: str, slots: list[int], batch: int, purpose: str, failed: list[BaseException]
-    ) -> None:
+    async def _work(self, source: str, target: str, slots: list[int], batch: int, purpose: str) -> None:
         try:
             for first in range(0, len(slots), batch):
-                if failed or (self.deadline_s is not None and time.monotonic() >= self.deadline_s):
+                if self.guard.failed or (self.deadline_s is not None and time.monotonic() >= self.deadline_s):
                     return
-                await self._clear.wait()
-                if failed:
+                await self.guard.clear()
+                if self.guard.failed:
                     return
                 await self._move(source, target, slots[first : first + batch], purpose)
         except BaseException as error:
-            failed.append(error)
-            self._clear.set()
+            self.guard.fail(error)
             if not isinstance(error, Exception):
                 raise
 
@@ -157,7 +117,7 @@ class Migration:
             _raise_first(found)
             batches = self._batches(source, target, found)
             for arguments, count, size in batches:
-                await self._pace(size)
+                await self.guard.pace(size)
                 try:
                     answer = await client.call(*arguments, timeout_s=MIGRATE_TIMEOUT_S + self.fleet.login.timeout_s)
                 except ServerError as error:
@@ -187,51 +147,6 @@ class Migration:
             for piece in range(pieces):
                 part = keys[piece::pieces]
                 yield [*head, "KEYS", *part], len(part), int(len(part) * each)
-
-    async def _pace(self, size: int) -> None:
-        """Wait until the rate allows so many bytes more, and until live commands are quick enough."""
-        await self._clear.wait()
-        if self._slow is not None:
-            raise self._slow
-        if not self.limits.max_rate_bytes_s:
-            return
-        ahead = (self.progress.bytes + size) / self.limits.max_rate_bytes_s - (time.monotonic() - self._started)
-        if ahead > 0:
-            await asyncio.sleep(ahead)
-
-    async def _watch(self, names: t.Sequence[str], failed: list[BaseException]) -> None:
-        """Time a PING on each node beside the moves, and hold these back while it takes too long."""
-        slow_since = None
-        while True:
-            await asyncio.sleep(0.1)
-            took = await asyncio.gather(*(self._ping(name) for name in names), return_exceptions=True)
-            seen = [one for one in took if isinstance(one, float)]
-            self.progress.latencies_ms.extend(seen)
-            limit = self.limits.max_latency_ms
-            if not limit or not seen:
-                continue
-            if max(seen) <= limit:
-                if slow_since is not None:
-                    self.progress.paused_s += time.monotonic() - slow_since
-                slow_since = None
-                self._clear.set()
-                continue
-            slow_since = slow_since or time.monotonic()
-            self._clear.clear()
-            if time.monotonic() - slow_since > self.limits.latency_patience_s:
-                self._slow = HeadroomError(
-                    f"Failed to keep live commands below max_latency_ms ({limit:g}): a PING took {max(seen):.1f} ms after "
-                    f"{self.limits.latency_patience_s:g} s without moves. Look for other load, or raise the limit.",
-                    code="latency",
-                )
-                failed.append(self._slow)
-                self._clear.set()
-                return
-
-    async def _ping(self, name: str) -> float:
-        started = time.monotonic()
-        await self.fleet.client(name, "watch").call("PING")
-        return (time.monotonic() - started) * 1000
 
 
 def _raise_first(answers: t.Iterable[t.Any]) -> None:

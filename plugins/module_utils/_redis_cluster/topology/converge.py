@@ -18,8 +18,9 @@ from ..connection import Login, nodes_spec, parse_nodes
 from ..lock import Keeper, Lock
 from ..model import SLOTS, Node, format_slots, key_slot, ranges
 from ..observe import Fleet, settle
-from ..rebalance import heal, measure, mend, migrate
+from ..rebalance import atomic, heal, measure, mechanism, mend
 from ..rebalance import plan as slots_plan
+from ..rebalance.guard import Limits
 from ..state import Seen, calm, require_all, slots_of
 from .plan import Outcome, Step, Wanted, plan, strangers
 
@@ -154,6 +155,8 @@ class _Run:
 
     async def _apply(self, fleet: Fleet, keeper: Keeper | None) -> tuple[dict[str, Seen], Outcome]:
         seen = await fleet.look()
+        if await atomic.finish(fleet, seen):
+            seen = await settle(fleet, AGREE_S, self._quiet)
         for _turn in range(ROUNDS):
             if keeper is not None:
                 keeper.check()
@@ -166,7 +169,7 @@ class _Run:
                 continue
             if cures:
                 self.healed += cures
-                await mend.mend(fleet, seen, cures, migrate.Limits())
+                await mend.mend(fleet, seen, cures, Limits())
             await self._steps(fleet, seen, outcome.steps)
             seen = await settle(fleet, AGREE_S, self._quiet)
         left = "; ".join(map(str, outcome.steps)) or "the nodes do not agree with each other"
@@ -258,7 +261,7 @@ class _Run:
                 moves = tuple(move for move in moves if move.source == step.node)
                 ids = {name: wider[name].me.id for name in weights}
                 size = measure.bytes_per_key(wider)
-                await migrate.Migration(fleet, ids, migrate.Limits(), size, lambda slots: None).run(moves)
+                await mechanism.Mover(fleet, ids, Limits(), size, lambda slots: None).run(moves)
                 return
             await asyncio.gather(
                 *(fleet.client(name).pipeline([("CLUSTER", "FORGET", step.id)]) for name in seen if name in fleet.nodes)

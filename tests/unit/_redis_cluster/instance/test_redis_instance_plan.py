@@ -258,3 +258,11 @@ def test_a_step_tells_no_value() -> None:
         "object": "masterauth",
         "why": "it is another value",
     }
+
+
+@pytest.mark.parametrize(
+    ("version", "rules"), [("8.1.4", "+psync"), ("9.0.0", "+psync +x"), ("10.1", "+psync +x +y"), (None, "+psync")]
+)
+def test_a_user_has_rules_that_only_later_versions_know(version: str | None, rules: str) -> None:
+    user = User("replication", "+psync", "a" * 64, rules_since=(("9.0", "+x"), ("9.1", "+y")))
+    assert user.at(version) == User("replication", rules, "a" * 64)
