@@ -79,7 +79,10 @@ class Live(threading.Thread):
         self._value = b"v" * value_bytes
         self._random = random.Random(seed)
         self._wanted = threading.Event()
-        self._connections = {server.port: server.client.connection_pool.make_connection() for server in servers}
+        self._connections = {
+            server.port: redis.Connection(host=server.host, port=server.port, protocol=2, socket_timeout=30)
+            for server in servers
+        }
         self._owners = servers[0].owners()
 
     def run(self) -> None:
