@@ -26,6 +26,9 @@ description:
     C(cluster-allow-replica-migration) is off.
   - Where both nodes of a pair have the atomic slot migration of Valkey 9 or Redis 8.4, the servers move the slots themselves, and
     else C(SETSLOT) and C(MIGRATE) do, see O(mechanism).
+  - Clients that send a key's commands elsewhere when told to (C(ASK), C(MOVED)) notice nothing. Some lose their way when C(ASK)
+    names a node that they do not know yet; the Python library redis fails such a command with C(AttributeError) (seen with 8.1.0).
+    They know a node from when it has its first slot and they have read the slots again.
   - Many slots are in flight, and pairs of nodes that do not share one work side by side. A key is always on one side for
     clients, which are sent to the other by redirections.
 attributes:
