@@ -15,6 +15,7 @@ from ansible.utils.display import Display
 SLICES_S = (3.0, 10.0, 30.0)
 MAX_DURATION_S = 7 * 24 * 3600
 ADDED_UP = ("slots", "keys", "bytes", "paused_s", "retries")
+JOINED = ("healed", "interruptions", "fallbacks")
 
 
 def describe(done: t.Mapping[str, t.Any], total: int, passed_s: float) -> str:
@@ -42,6 +43,8 @@ class ActionModule(ActionBase):
         token = given.get("lock_token") or uuid.uuid4().hex
         started, first, calls = time.monotonic(), {}, 0
         sums: dict[str, t.Any] = dict.fromkeys(ADDED_UP, 0)
+        lists: dict[str, list[t.Any]] = {name: [] for name in JOINED}
+        used: set[str] = set()
         while True:
             # a second call would take max_moves for itself
             slice_s = given.get("slice_s") or (0 if given.get("max_moves") else SLICES_S[min(calls, len(SLICES_S) - 1)])
@@ -50,6 +53,9 @@ class ActionModule(ActionBase):
             calls += 1
             for name in ADDED_UP:
                 sums[name] += (result.get("progress") or {}).get(name, 0)
+            for name in JOINED:
+                lists[name] += result.get(name) or []
+            used |= {result["mechanism"]} if result.get("mechanism") else set()
             first = first or result
             if result.get("failed") or result.get("finished") is not False or given.get("slice_s"):
                 break
@@ -57,7 +63,10 @@ class ActionModule(ActionBase):
             Display().display(describe(sums, total, time.monotonic() - started))
             if time.monotonic() - started > MAX_DURATION_S:
                 return {**result, "failed": True, "msg": f"The slots did not arrive within {MAX_DURATION_S} s."}
-        return _joined(first, result, sums) if calls > 1 else result
+        if calls == 1:
+            return result
+        result.update(lists, mechanism="mixed" if len(used) > 1 else next(iter(used), None))
+        return _joined(first, result, sums)
 
 
 def _joined(first: t.Mapping[str, t.Any], last: dict[str, t.Any], sums: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
@@ -70,10 +79,6 @@ def _joined(first: t.Mapping[str, t.Any], last: dict[str, t.Any], sums: t.Mappin
         return result
     before = {share["name"]: share for share in first.get("shares", ())}
     result["plan"] = first["plan"]
-    used = {one for part in (first, last) for one in [part.get("mechanism")] if one}
-    result["mechanism"] = "mixed" if len(used) > 1 else next(iter(used), None)
-    result["fallbacks"] = [*first.get("fallbacks", ()), *last.get("fallbacks", ())]
-    result["healed"] = [*first.get("healed", ()), *last.get("healed", ())]
     result["imbalance"] = {"before": first["imbalance"]["before"], "after": last["imbalance"]["after"]}
     result["shares"] = [
         {**share, **{name: before[share["name"]][name] for name in ("slots_before", "load_before")}}

@@ -83,17 +83,26 @@ options:
     version_added: 0.1.0
   by:
     description:
-      - What the weights divide. V(bytes) are estimated from a few keys of each slot. V(operations) is the processor time that
-        the slots' commands took, which needs C(CLUSTER SLOT-STATS) with C(cluster-slot-stats-enabled).
+      - What the weights divide. V(bytes) are estimated from a few keys of each slot.
+      - V(operations) are watched for O(sample_s). Where all servers count the processor time that each slot's commands take
+        (C(CLUSTER SLOT-STATS) of Valkey 8 with C(cluster-slot-stats-enabled), or of Redis 8.2), it is that; else the commands of each
+        slot, as C(MONITOR) shows them, which slows the servers down meanwhile. A plan that was begun is finished before the load is
+        looked at again.
     type: str
     choices: [slots, keys, bytes, operations]
     default: slots
     version_added: 0.1.0
+  sample_s:
+    description:
+      - Seconds for which O(by=operations) watches; a server that gets more than 50000 commands is watched for less.
+    type: float
+    default: 5
+    version_added: 0.1.0
   threshold:
     description:
       - Nothing moves while every primary is within this fraction of its share.
+      - Defaults to V(0.02), and to V(0.1) for O(by=operations), of which less is known.
     type: float
-    default: 0.02
     version_added: 0.1.0
   max_moves:
     description:
@@ -308,6 +317,12 @@ fallbacks:
       target: d1
       slots: 4096-4223
       reason: "NOPERM User headroom_admin has no permissions to run the 'cluster|migrateslots' command"
+interruptions:
+  description: What came between and was overcome, a sentence each, such as a node that died and came back.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 progress:
   description: >-
     Slots, keys and bytes that moved, seconds for which O(max_latency_ms) held them back, commands that were tried again, and

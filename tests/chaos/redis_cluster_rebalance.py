@@ -269,7 +269,7 @@ def point(fault: str, step: Step, weight: float, cluster: Cluster, directory: Pa
         assert abs(count - wanted) <= max(2, 0.02 * wanted), f"{name} has {count} slots, not {wanted:.0f}"
     result = again.results("Slots as weighted")["redis1"]
     healed = sum(sum(map(width, row["slots"].split(","))) for row in result["healed"])
-    return {"run": ended, "again": f"{result['summary']} {healed} healed"}
+    return {"run": ended, "again": " ".join([f"{result['summary']} {healed} healed.", *result["interruptions"]])}
 
 
 def main() -> int:

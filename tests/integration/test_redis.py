@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -246,6 +247,49 @@ def test_it_grows_under_load_is_killed_goes_on_reverts_and_shrinks(
         assert figures["errors"] == []
 
 
+def test_what_is_used_most_moves_to_who_has_least_to_do(cluster: Lab) -> None:
+    """One primary has all the commands of twenty keys: as many as can be given away go to the others, and come back."""
+    busy = workload_of(0).client
+    rows = module(cluster, "redis_cluster_health", fail_on="never")["shards"]
+    first, last = (int(edge) for edge in rows[0]["slots"][0].split("-"))
+    keys = [key for key in (f"busy:{number}" for number in range(2000)) if first <= busy.keyslot(key) <= last][:20]
+    stopping = threading.Event()
+
+    def work() -> None:
+        while not stopping.is_set():
+            for key in keys:
+                busy.incr(key)
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    try:
+        moved = module(cluster, "redis_cluster_rebalance", by="operations", sample_s=2)
+    finally:
+        stopping.set()
+        worker.join(30)
+    shares = {share["name"]: share for share in moved["shares"]}
+    assert {share["unit"] for share in shares.values()} == {"commands per second"}
+    hot = shares[rows[0]["primary"]]
+    assert hot["load_before"] > 10 * hot["load_wanted"] / 4
+    assert moved["imbalance"]["after"] < moved["imbalance"]["before"]
+    assert 0 < sum(row["count"] for row in moved["plan"]["moves"]) <= 20
+    assert all(int(busy.get(key)) > 0 for key in keys)
+    assert module(cluster, "redis_cluster_rebalance", state="reverted")["changed"]
+    for key in keys:
+        busy.delete(key)
+
+
+def test_moves_that_hold_live_commands_up_are_held_back_and_go_on_later(cluster: Lab) -> None:
+    lighter = [node | {"weight": 0.97} if node["name"] == "redis1-6379" else node for node in nodes()]
+    limits = {"max_latency_ms": 0.001, "latency_patience_s": 0.5}
+    stopped = module(cluster, "redis_cluster_rebalance", nodes=lighter, threshold=0.001, **limits)
+    assert stopped["failed"]
+    assert "below max_latency_ms (0.001)" in stopped["msg"]
+    gone_on = module(cluster, "redis_cluster_rebalance", nodes=lighter, threshold=0.001, max_rate_bytes_s=10**9)
+    assert gone_on["finished"]
+    assert module(cluster, "redis_cluster_rebalance", state="reverted")["changed"]
+
+
 def test_a_shard_is_handed_over_and_only_once(cluster: Lab) -> None:
     rows = module(cluster, "redis_cluster_health", fail_on="never")["shards"]
     former, heir = rows[0]["primary"], rows[0]["replicas"][0]
@@ -308,7 +352,7 @@ def test_a_lock_has_one_owner_and_a_number_that_grows(cluster: Lab) -> None:
         ("redis_cluster", {"replicas_per_primary": 99}, "Option 'replicas_per_primary' has the value 99"),
         ("redis_cluster_rebalance", {"nodes": nodes(2)}, "is a member and not in option 'nodes'"),
         ("redis_cluster_rebalance", {"threshold": 7}, "Option 'threshold' has the value 7"),
-        ("redis_cluster_rebalance", {"by": "operations"}, "does not count them for each slot"),
+        ("redis_cluster_rebalance", {"sample_s": 0}, "Option 'sample_s' has the value 0"),
         ("redis_cluster_failover", {"away_from": "nobody"}, "Option 'away_from' has the value 'nobody'"),
         ("redis_lock", {"name": "{x}"}, "Option 'name' has the value '{x}'"),
     ],

@@ -107,6 +107,34 @@ class Client:
                     raise
                 raise failure from error
 
+    async def listen(self, *command: str | bytes | int, for_s: float, most: int) -> list[bytes]:
+        """Run a command that does not stop answering, and return what it says until a time has passed or it is so much.
+
+        :raises ServerError: when the node answers with an error.
+        :raises NodeError: when it does not answer.
+        """
+        await self.call(*command)
+        found: list[bytes] = []
+
+        async def read() -> None:
+            while self._connection is not None and len(found) < most:
+                found.append(await self._connection.read_response())
+
+        async with self._lock:
+            try:
+                await asyncio.wait_for(read(), for_s)
+            except TimeoutError:
+                pass
+            except BaseException as error:
+                failure = self._failure(error, for_s)
+                if failure is None:
+                    raise
+                raise failure from error
+            finally:
+                # nothing else may be asked on it
+                await self.close()
+        return found
+
     async def close(self) -> None:
         """Close the connection; the next command opens another one."""
         connection, self._connection = self._connection, None

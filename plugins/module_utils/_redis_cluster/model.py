@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import binascii
 import typing as t
 from dataclasses import dataclass, field
 
@@ -156,22 +157,12 @@ def format_slots(slots: t.Iterable[int]) -> str:
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges(slots))
 
 
-def _crc16(data: bytes) -> int:
-    """CRC-16/XMODEM, as the Redis Cluster specification gives it."""
-    crc = 0
-    for byte in data:
-        crc ^= byte << 8
-        for _bit in range(8):
-            crc = ((crc << 1) ^ 0x1021 if crc & 0x8000 else crc << 1) & 0xFFFF
-    return crc
-
-
 def key_slot(key: str | bytes) -> int:
-    """Return the slot of a key: of its hash tag where it has one that is not empty."""
+    """Return the slot of a key: of its hash tag where it has one that is not empty, by CRC-16/XMODEM as the specification has it."""
     data = key.encode() if isinstance(key, str) else key
     start = data.find(b"{")
     if start >= 0:
         end = data.find(b"}", start + 1)
         if end > start + 1:
             data = data[start + 1 : end]
-    return _crc16(data) % SLOTS
+    return binascii.crc_hqx(data, 0) % SLOTS

@@ -29,7 +29,9 @@ from .journal import Journal, Record
 from .plan import Move, Plan, Share, imbalance, plan
 
 STATES = ("balanced", "reverted")
-UNITS = {"slots": "slots", "keys": "keys", "bytes": "bytes", "operations": "microseconds of commands"}
+MEASURES = ("slots", "keys", "bytes", "operations")
+# what was seen of operations in a few seconds is not so exact
+THRESHOLDS = {"slots": 0.02, "keys": 0.02, "bytes": 0.02, "operations": 0.1}
 LOCK_TTL_S = 30.0
 AGREE_S = 15.0
 RECOVER_S = 30.0
@@ -41,8 +43,9 @@ def rebalance_spec() -> ArgumentSpec:
     own = ArgumentSpec(
         {
             "state": {"type": "str", "choices": list(STATES), "default": "balanced"},
-            "by": {"type": "str", "choices": list(UNITS), "default": "slots"},
-            "threshold": {"type": "float", "default": 0.02},
+            "by": {"type": "str", "choices": list(MEASURES), "default": "slots"},
+            "sample_s": {"type": "float", "default": 5.0},
+            "threshold": {"type": "float"},
             "max_moves": {"type": "int"},
             "max_slots_per_source": {"type": "int", "default": 128},
             "max_slots_per_target": {"type": "int", "default": 384},
@@ -73,6 +76,7 @@ class Options:
     journal: str
     state: str = "balanced"
     by: str = "slots"
+    sample_s: float = 5.0
     threshold: float = 0.02
     max_moves: int | None = None
     max_memory_ratio: float = 0.9
@@ -98,7 +102,9 @@ def parse_options(params: t.Mapping[str, t.Any]) -> Options:
                     "nodes[].weight", weight, f"give a number from 0 to 1000000 for node {entry['name']}."
                 )
             weights[entry["name"]] = weight
-    _number(params, "threshold", 0, 1, "a fraction")
+    _number(params, "sample_s", 0.1, 3600, "seconds")
+    if params["threshold"] is not None:
+        _number(params, "threshold", 0, 1, "a fraction")
     _number(params, "max_slots_per_source", 1, 16384, "slots")
     _number(params, "max_slots_per_target", 1, 16384, "slots")
     _number(params, "max_keys_per_migrate", 1, 10000, "keys")
@@ -131,7 +137,8 @@ def parse_options(params: t.Mapping[str, t.Any]) -> Options:
         journal=journal,
         state=params["state"],
         by=params["by"],
-        threshold=params["threshold"],
+        sample_s=params["sample_s"],
+        threshold=THRESHOLDS[params["by"]] if params["threshold"] is None else params["threshold"],
         max_moves=params["max_moves"],
         max_memory_ratio=params["max_memory_ratio"],
         mechanism=params["mechanism"],
@@ -183,8 +190,12 @@ class _Run:
         self.progress = Progress()
         self.fallbacks: list[atomic.Left] = []
         self.mechanisms: set[str] = set()
+        self.interruptions: list[str] = []
         self.moved = False
         self.total = 0
+        # looked at once, since they are the same wherever a slot is
+        self.operations: t.Mapping[int, float] = {}
+        self.unit = options.by
 
     async def run(self) -> dict[str, t.Any]:
         async with Fleet(self.options.nodes, self.options.login) as fleet:
@@ -243,6 +254,13 @@ class _Run:
                     "nodes[].weight", 0, "all are 0, so nobody would own a slot; give one a weight above 0."
                 )
             planned = plan(owners, weights, loads, self.options.threshold, self.options.max_moves)
+            if (
+                self.options.by == "operations"
+                and record is not None
+                and (record.state, record.by) == ("running", "operations")
+            ):
+                # the load has changed since; what was begun is finished, and the next run looks anew
+                planned = dataclasses.replace(planned, moves=_rest(seen, owners, record))
         await self._head_room(fleet, seen, planned, owners)
         pairs = planned.pairs()
         known = await atomic.dialects(fleet, {name for pair in pairs for name in pair})
@@ -258,7 +276,9 @@ class _Run:
             return await measure.keys(fleet, owners)
         if self.options.by == "bytes":
             return await measure.bytes_(fleet, owners)
-        return await measure.operations(fleet, owners)
+        if not self.operations:
+            self.operations, self.unit = await measure.operations(fleet, owners, self.options.sample_s)
+        return self.operations
 
     async def _head_room(
         self, fleet: Fleet, seen: t.Mapping[str, Seen], planned: Plan, owners: t.Mapping[int, str]
@@ -324,6 +344,7 @@ class _Run:
             except NodeError as error:
                 if attempt == ROUNDS - 1 or error.code in ("authentication_failed", "tls_refused"):
                     raise self._interrupted(error) from error
+                self.interruptions.append(str(error))
                 # a node that died may come back, or its replica takes over: what is left is planned anew
                 await settle(fleet, RECOVER_S, calm)
             except HeadroomError as error:
@@ -376,7 +397,7 @@ class _Run:
             kept = [move for slot, move in origin.items() if slot not in again]
             moves += kept
             done = [move.slot for move in kept]
-        self.journal.begin(planned.id, moves, ids, state)
+        self.journal.begin(planned.id, moves, ids, state, self.options.by)
         if done:
             self.journal.done(done)
 
@@ -437,7 +458,7 @@ class _Run:
         }
 
     def _result(self, planned: Plan, left: Plan, cures: t.Sequence[heal.Cure], finished: bool) -> dict[str, t.Any]:
-        unit = UNITS[self.options.by]
+        unit = self.unit
         after = planned.after if self.check_mode else left.before
         changed = bool(planned.moves or cures)
         shares = {share.name: share for share in after}
@@ -458,6 +479,7 @@ class _Run:
             "shares": [_share(share, planned, shares, unit) for share in planned.before],
             "imbalance": {"before": round(imbalance(planned.before), 4), "after": round(imbalance(after), 4)},
             "healed": heal.as_rows(cures),
+            "interruptions": self.interruptions,
             "mechanism": mechanism.summary(self.mechanisms),
             "fallbacks": mechanism.as_rows(self.fallbacks),
             "progress": self._progress(),
@@ -493,6 +515,12 @@ def _summary(planned: Plan, cures: t.Sequence[heal.Cure], finished: bool, check_
             f"{len(planned.moves)} slots between {pairs} pairs {'would move' if check_mode else 'moved' if finished else 'are moving'}"
         )
     return f"{'; '.join(parts)}." if parts else "Every primary has its share; nothing moved."
+
+
+def _rest(seen: t.Mapping[str, Seen], owners: t.Mapping[int, str], record: Record) -> tuple[Move, ...]:
+    """Return the moves of a journal that are yet to be made, between those that are the shards' primaries now."""
+    moves = (Move(move.slot, primary_of(seen, move.source), primary_of(seen, move.target)) for move in record.left)
+    return tuple(move for move in moves if move.target in seen and owners.get(move.slot) == move.source)
 
 
 def _way_back(seen: t.Mapping[str, Seen], owners: t.Mapping[int, str], record: Record | None) -> Plan:

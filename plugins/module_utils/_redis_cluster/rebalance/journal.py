@@ -26,6 +26,7 @@ class Record:
     ids: t.Mapping[str, str]
     done: frozenset[int]
     state: str = "running"
+    by: str = "slots"
 
     @property
     def left(self) -> tuple[Move, ...]:
@@ -58,14 +59,16 @@ class Journal:
         # a line that its writer was killed in has no end: what it announces was not begun
         return parse(lines[:-1], self.path)
 
-    def begin(self, plan_id: str, moves: t.Iterable[Move], ids: t.Mapping[str, str], state: str = "running") -> None:
+    def begin(
+        self, plan_id: str, moves: t.Iterable[Move], ids: t.Mapping[str, str], state: str = "running", by: str = "slots"
+    ) -> None:
         """Start a new journal in the place of the former one, which is kept beside it."""
         directory = os.path.dirname(os.path.abspath(self.path))
         try:
             os.makedirs(directory, mode=0o700, exist_ok=True)
             fresh = f"{self.path}.new"
             rows = [[move.slot, move.source, move.target] for move in moves]
-            line = {"format": FORMAT, "plan_id": plan_id, "state": state, "moves": rows, "ids": dict(ids)}
+            line = {"format": FORMAT, "plan_id": plan_id, "state": state, "by": by, "moves": rows, "ids": dict(ids)}
             self._append(fresh, line, os.O_TRUNC)
             if os.path.exists(self.path):
                 os.replace(self.path, f"{self.path}.former")
@@ -129,7 +132,9 @@ def parse(lines: t.Sequence[str], path: str) -> Record | None:
             event = json.loads(line)
             done.update(int(slot) for slot in event.get("done", ()))
             state = event.get("state", state)
-        return Record(str(head["plan_id"]), moves, dict(head["ids"]), frozenset(done), state)
+        return Record(
+            str(head["plan_id"]), moves, dict(head["ids"]), frozenset(done), state, str(head.get("by", "slots"))
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise HeadroomError(
             f"Failed to read journal {path}: it is not a journal of this module ({error}). "

@@ -2,20 +2,28 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # **PRIVATE** to the collection: may change at any time without notice.
-"""What each slot carries: keys, bytes or operations. Reads only."""
+"""What each slot carries: keys, bytes or operations. Changes nothing."""
 
 from __future__ import annotations
 
 import asyncio
+import re
+import time
 import typing as t
 
-from ..._common.errors import HeadroomError
 from ..client import ServerError
+from ..model import SLOTS, key_slot
 from ..observe import Fleet
 from ..state import Seen
 
 SAMPLED_KEYS = 4
 COMMANDS_AT_ONCE = 2000
+# of one server, in a sample
+MOST_COMMANDS = 50_000
+SCRIPTS = ("eval", "evalsha", "eval_ro", "evalsha_ro", "fcall", "fcall_ro")
+WORD = re.compile(rb'"((?:[^"\\]|\\.)*)"')
+ESCAPE = re.compile(rb"\\(?:x([0-9a-f]{2})|(.))", re.DOTALL)
+ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b"}
 
 
 async def _in_pieces(
@@ -71,33 +79,76 @@ async def _weigh(fleet: Fleet, name: str, slots: t.Sequence[int]) -> dict[int, f
     return {slot: counts[slot] * sum(few) / len(few) if few else 0.0 for slot, few in totals.items()}
 
 
-async def operations(fleet: Fleet, owners: t.Mapping[int, str]) -> dict[int, float]:
-    """Return slot to the processor time that its commands took, in microseconds since the server started.
+async def operations(fleet: Fleet, owners: t.Mapping[int, str], for_s: float) -> tuple[dict[int, float], str]:
+    """Watch for some seconds what the slots' commands cost, and return slot to load with the unit of it.
 
-    :raises HeadroomError: when the servers do not count it.
+    Where all servers count the processor time of each slot, it is that; else their commands are counted as MONITOR shows them.
     """
-    return await _each(fleet, owners, _usage)
+    names = sorted(set(owners.values()))
+    before = await asyncio.gather(*(_cpu_usec(fleet, name) for name in names))
+    if all(one is not None for one in before):
+        await asyncio.sleep(for_s)
+        after = await asyncio.gather(*(_cpu_usec(fleet, name) for name in names))
+        then = dict(zip(names, before, strict=True))
+        now = dict(zip(names, after, strict=True))
+        # a count that went back began anew with the slot's arrival
+        used = {
+            slot: float(usec - (then[name] or {}).get(slot, 0))
+            for name in names
+            for slot, usec in (now[name] or {}).items()
+            if owners.get(slot) == name
+        }
+        return {slot: max(0.0, used.get(slot, 0.0)) / for_s for slot in owners}, "microseconds of commands per second"
+    seen = await asyncio.gather(*(_commands(fleet, name, for_s) for name in names))
+    counts = {slot: seen[names.index(name)].get(slot, 0.0) for slot, name in owners.items()}
+    return counts, "commands per second"
 
 
-async def _usage(fleet: Fleet, name: str, slots: t.Sequence[int]) -> dict[int, float]:
+async def _cpu_usec(fleet: Fleet, name: str) -> dict[int, int] | None:
+    """Return slot to the microseconds that its commands took so far; None where the server does not count them."""
     try:
-        rows = await fleet.client(name, "measure").call("CLUSTER", "SLOT-STATS", "SLOTSRANGE", 0, 16383)
-    except ServerError as error:
-        raise _uncounted(name, fleet) from error
-    found = {int(row[0]): dict(zip(row[1][::2], row[1][1::2], strict=True)) for row in rows}
-    if any("cpu-usec" not in found.get(slot, {}) for slot in slots):
-        raise _uncounted(name, fleet)
-    return {slot: float(found[slot]["cpu-usec"]) for slot in slots}
+        rows = await fleet.client(name, "measure").call("CLUSTER", "SLOT-STATS", "SLOTSRANGE", 0, SLOTS - 1)
+    except ServerError:
+        return None
+    counts = {int(row[0]): dict(zip(row[1][::2], row[1][1::2], strict=True)) for row in rows}
+    if any("cpu-usec" not in row for row in counts.values()):
+        return None
+    return {slot: int(row["cpu-usec"]) for slot, row in counts.items()}
 
 
-def _uncounted(name: str, fleet: Fleet) -> HeadroomError:
-    return HeadroomError(
-        f"Option 'by' has the value 'operations': {name} on {fleet.nodes[name].address} does not count them for each slot. "
-        "Use Valkey 8 or Redis 8.2 or later with cluster-slot-stats-enabled, or give 'keys' or 'bytes'.",
-        code="bad_option",
-        option="by",
-        value="operations",
-    )
+async def _commands(fleet: Fleet, name: str, for_s: float) -> dict[int, float]:
+    """Return slot to commands per second, by listening in for a time; a busy server is listened to for less."""
+    client = fleet.client(name, "monitor")
+    began = time.monotonic()
+    lines = await client.listen("MONITOR", for_s=for_s, most=MOST_COMMANDS)
+    took_s = max(time.monotonic() - began, 0.001)
+    calls = [call for call in map(parse_monitored, lines) if call]
+    verbs = sorted({verb for verb, _arguments in calls})
+    rows = await fleet.client(name, "measure").call("COMMAND", "INFO", *verbs) if verbs else []
+    places = {verb: int(row[3]) for verb, row in zip(verbs, rows, strict=True) if row}
+    counts: dict[int, float] = {}
+    for verb, arguments in calls:
+        # of a script, the first key follows their number
+        place = places.get(verb, 0) or (3 if verb in SCRIPTS else 0)
+        if 0 < place <= len(arguments):
+            slot = key_slot(arguments[place - 1])
+            counts[slot] = counts.get(slot, 0.0) + 1 / took_s
+    return counts
+
+
+def parse_monitored(line: bytes) -> tuple[str, list[bytes]] | None:
+    """Return the command of a line of MONITOR, in small letters, with its first arguments; None for what is none of a client."""
+    head, _bracket, rest = line.partition(b"] ")
+    # what a script calls is counted with the script
+    if not rest or head.endswith(b" lua"):
+        return None
+    words = [_unescaped(word) for word in WORD.findall(rest, 0, 4096)[:4]]
+    return (words[0].decode(errors="replace").lower(), words[1:]) if words else None
+
+
+def _unescaped(word: bytes) -> bytes:
+    """Return a word that MONITOR shows between quotes as it was sent."""
+    return ESCAPE.sub(lambda found: bytes([int(found[1], 16)]) if found[1] else ESCAPES.get(found[2], found[2]), word)
 
 
 async def _each(
