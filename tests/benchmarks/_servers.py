@@ -79,6 +79,8 @@ def run_on_lab(work: Callable[[Lab], None]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         try:
             work(Lab(Path(folder)))
+        except KeyboardInterrupt:
+            return 130
         except (RuntimeError, AssertionError, OSError, subprocess.SubprocessError, redis.RedisError) as error:
             print(f"Failed to run the benchmark: {error}", file=sys.stderr)
             return 1

@@ -192,9 +192,17 @@ class Bench:
             raise RuntimeError("no client's command ran while keys were moving; give more keys")
         return Turn(moved / span.seconds, found[int(0.99 * (len(found) - 1))], found[-1])
 
+    def _weight(self, grow: bool) -> float:
+        return self.options.weight if grow else 0
+
     def _ours(self, grow: bool) -> Span:
         nodes = [
-            {"name": one.name, "host": one.host, "port": one.port, "weight": 1 if grow or one not in self.added else 0}
+            {
+                "name": one.name,
+                "host": one.host,
+                "port": one.port,
+                "weight": self._weight(grow) if one in self.added else 1,
+            }
             for one in self.servers
         ]
         with tempfile.TemporaryDirectory() as folder:
@@ -205,10 +213,8 @@ class Bench:
         first = self.servers[0]
         command = [f"{self.options.engine}-cli", "--cluster", "rebalance", f"{first.host}:{first.port}"]
         command += ["--cluster-pipeline", str(pipeline)]
-        if grow:
-            command.append("--cluster-use-empty-masters")
-        else:
-            command += ["--cluster-weight", *(f"{one.id}=0" for one in self.added)]
+        command += ["--cluster-use-empty-masters", "--cluster-weight"]
+        command += [f"{one.id}={self._weight(grow):g}" for one in self.added]
         # the clock of a container is that of this machine
         script = f'date +%s.%N\nif ! out=$({shlex.join(command)} 2>&1); then echo "$out" | tail -n 5 >&2; exit 1; fi\ndate +%s.%N'
         try:
@@ -219,7 +225,8 @@ class Bench:
 
     def _require(self, grow: bool) -> None:
         """Require that all slots are where they should be, within the threshold of both sides, and no key is missing."""
-        share = SLOTS / len(self.servers) if grow else 0
+        weight = self._weight(grow)
+        share = SLOTS * weight / (len(self.servers) - len(self.added) + len(self.added) * weight)
         owned = collections.Counter(agreed_owners(self.servers).values())
         for server in self.added:
             if abs(owned[server.port] - share) > 0.02 * share:
@@ -239,18 +246,30 @@ def arguments(argv: t.Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--keys", nargs="+", type=int, default=[1_000_000], help="numbers of keys to run with")
     parser.add_argument("--value-bytes", type=int, default=200, help="length of the values (default: %(default)s)")
     parser.add_argument("--primaries", nargs="+", default=["3-4"], help="grow from and to, such as 3-4 6-8")
+    parser.add_argument(
+        "--weight", type=float, default=1.0, help="of an added primary beside 1 of the others (default: 1)"
+    )
     parser.add_argument("--pipelines", nargs="+", type=int, default=[10, 200], help="keys that the tool moves at once")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="one round with few keys, to see that it works")
     options = parser.parse_args(argv)
     if options.quick:
-        options.keys, options.primaries, options.pipelines, options.rounds = [20_000], ["7-8"], [10], 1
+        # what takes the tool long is the slots
+        options.keys, options.primaries, options.weight, options.pipelines, options.rounds = (
+            [50_000],
+            ["3-4"],
+            0.1,
+            [10],
+            1,
+        )
     try:
         options.primaries = [tuple(map(int, sizes.split("-"))) for sizes in options.primaries]
         if not all(1 <= small < large for small, large in options.primaries):
             raise ValueError
     except ValueError:
         parser.error("--primaries takes two numbers each, the smaller first, such as 3-4")
+    if not 0.01 <= options.weight <= 100:
+        parser.error("--weight must be from 0.01 to 100")
     if min(*options.keys, *options.pipelines, options.rounds, options.value_bytes, 1) < 1:
         parser.error("--keys, --pipelines, --rounds and --value-bytes must be at least 1")
     return options
