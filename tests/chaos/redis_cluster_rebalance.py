@@ -128,7 +128,7 @@ def width(part: str) -> int:
     """Return the number of slots of one entry of CLUSTER NODES."""
     if part.startswith("["):
         return 0
-    low, _, high = part.partition("-")
+    low, _dash, high = part.partition("-")
     return int(high or low) - int(low) + 1
 
 

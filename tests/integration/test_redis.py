@@ -321,17 +321,22 @@ def test_slots_that_somebody_left_open_are_healed_with_their_data(cluster: Lab) 
         client.delete(f"{tag}{number}")
 
 
+def lock(lab: Lab, **options: Any) -> dict[str, Any]:
+    """Run redis_lock on one lock."""
+    return module(lab, "redis_lock", **{"name": "t1", **options})
+
+
 def test_a_lock_has_one_owner_and_a_number_that_grows(cluster: Lab) -> None:
-    first = module(cluster, "redis_lock", name="t1", token="one", ttl_s=30)
+    first = lock(cluster, token="one", ttl_s=30)
     assert first["changed"]
-    second = module(cluster, "redis_lock", name="t1", token="two")
+    second = lock(cluster, token="two")
     assert second["errors"][0]["code"] == "locked"
-    assert module(cluster, "redis_lock", name="t1", token="one", ttl_s=30)["changed"] is False
-    assert module(cluster, "redis_lock", name="t1", token="two", state="released")["errors"][0]["code"] == "lost"
-    assert module(cluster, "redis_lock", name="t1", token="one", state="released")["changed"]
-    third = module(cluster, "redis_lock", name="t1", token="two", ttl_s=5)
+    assert lock(cluster, token="one", ttl_s=30)["changed"] is False
+    assert lock(cluster, token="two", state="released")["errors"][0]["code"] == "lost"
+    assert lock(cluster, token="one", state="released")["changed"]
+    third = lock(cluster, token="two", ttl_s=5)
     assert third["fence"] == first["fence"] + 1
-    assert module(cluster, "redis_lock", name="t1", token="two", state="released")["changed"]
+    assert lock(cluster, token="two", state="released")["changed"]
 
 
 @pytest.mark.parametrize(

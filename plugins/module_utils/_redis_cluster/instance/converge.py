@@ -211,7 +211,7 @@ def converge(options: Options, check_mode: bool = False) -> dict[str, t.Any]:
     rows, diffs = [], []
     # all of them before anything is changed: what one of them must not be stops the others too
     seen = [
-        (wanted, observed, plan(wanted, observed))
+        (wanted, observed, plan(wanted=wanted, observed=observed))
         for declared in options.wanted
         for observed in [host.observe(declared)]
         for wanted in [declared.at(observed.running_version or observed.installed_version)]
@@ -232,7 +232,7 @@ def converge(options: Options, check_mode: bool = False) -> dict[str, t.Any]:
         if planned.steps and not check_mode:
             host.apply(wanted, observed, planned)
             observed = host.observe(wanted)
-            left = plan(wanted, observed)
+            left = plan(wanted=wanted, observed=observed)
             planned = Plan(planned.steps, left.restart_required, planned.config, planned.users)
         rows.append(
             {

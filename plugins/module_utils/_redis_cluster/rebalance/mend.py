@@ -56,7 +56,9 @@ async def mend(fleet: Fleet, seen: t.Mapping[str, Seen], found: t.Sequence[heal.
     ids = {name: one.me.id for name, one in seen.items() if one.me.is_primary}
     closing = {cure.slot for cure in found if cure.action == "close"}
     for name in ids:
-        marked = closing & {*seen[name].me.migrating, *seen[name].me.importing}
+        # Valkey hands the marks on to the replicas, and one may keep what its primary has lost; only the primary can be told
+        shard = [one.me for one in seen.values() if ids[name] in (one.me.id, one.me.primary_id)]
+        marked = closing & {slot for member in shard for slot in (*member.migrating, *member.importing)}
         if marked:
             await fleet.client(name).pipeline([("CLUSTER", "SETSLOT", slot, "STABLE") for slot in sorted(marked)])
     for cure in found:
