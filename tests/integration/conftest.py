@@ -102,10 +102,10 @@ class Lab:
         assert (play.code != 0) == fails, play.messages() or play.text[-3000:]
         return play
 
-    def module(self, name: str, /, host: str = "localhost", **options: Any) -> dict[str, Any]:
+    def module(self, kind: str, /, host: str = "localhost", **options: Any) -> dict[str, Any]:
         """Run one module of the collection, on the controller or a host, and return its result, failed or not."""
         playbook = self.directory / "module.yml"
-        task = {"name": "Run", f"headroom.scale.{name}": options, "ignore_errors": True, "no_log": False}
+        task = {"name": "Run", f"headroom.scale.{kind}": options, "ignore_errors": True, "no_log": False}
         playbook.write_text(json.dumps([{"name": "Run", "hosts": host, "gather_facts": False, "tasks": [task]}]))
         done = subprocess.run(
             ["ansible-playbook", *(f"--inventory={path}" for path in INVENTORIES), str(playbook)],

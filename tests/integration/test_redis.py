@@ -34,9 +34,9 @@ def nodes(hosts: int = 3, **weights: float) -> list[dict[str, Any]]:
     ]
 
 
-def module(lab: Lab, name: str, /, hosts: int = 3, **options: Any) -> dict[str, Any]:
+def module(lab: Lab, kind: str, /, hosts: int = 3, **options: Any) -> dict[str, Any]:
     """Run one of the modules on the cluster."""
-    return lab.module(name, **{"nodes": nodes(hosts), "ca_certs": str(CA), **ADMIN, **options})
+    return lab.module(kind, **{"nodes": nodes(hosts), "ca_certs": str(CA), **ADMIN, **options})
 
 
 def cli(lab: Lab, node: str, *command: str) -> str:
