@@ -4,7 +4,7 @@
 """A Redis or Valkey cluster for the time of a benchmark: plain servers on the lab's hosts, beside the clusters that these have.
 
 Each server is a transient systemd unit without TLS and persistence, on a port of its own. They are stopped when the block ends,
-however it ends; should this process be killed, systemd stops them after an hour, and the next run before it starts its own.
+however it ends; should this process be killed, systemd stops them after four hours, and the next run before it starts its own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from integration.conftest import STATE, Lab
 
 SLOTS = 16384
-LIFE_S = 3600
+LIFE_S = 4 * 3600
 READY_S = 90
 # keys that are on their way to a server before it is asked whether it has them
 KEYS_AT_ONCE = 10000
