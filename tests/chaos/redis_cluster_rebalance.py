@@ -16,8 +16,6 @@ from __future__ import annotations
 import argparse
 import collections
 import json
-import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -29,7 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from integration.conftest import INVENTORIES, ROOT, Lab, until
+from integration.conftest import INVENTORIES, ROOT, Lab, kill, until
 from integration.test_redis import CA, HOSTS, cli
 from workloads.redis_cluster import Workload
 
@@ -67,7 +65,8 @@ STEPS = (
     Step("the target owns", "NODE", to="target"),
     Step("before the source gives up", "NODE", when="before", to="source"),
     Step("the source gives up", "NODE", to="source"),
-    Step("first slots in the journal", "journal", nth=2),
+    Step("plan in the place of the former", "journal", nth=2),
+    Step("first slots in the journal", "journal", nth=3),
 )
 POINTS = [(fault, step) for fault in ("controller", "source", "target") for step in STEPS] + [
     (fault, step) for fault in CUTS_S for step in STEPS[1::2]
@@ -165,24 +164,15 @@ class Rebalance:
         until(lambda: path.exists() or self.run.poll() is not None, 180)
         return json.loads(path.read_text()) if path.exists() else None
 
-    def kill(self, pid: int) -> None:
-        """Kill the process that stands still and all that led to it, at once."""
-        chain = [pid]
-        while chain[-1] != self.run.pid and len(chain) < 20:
-            chain.append(parent(chain[-1]))
-        for one in reversed(chain):
-            os.kill(one, signal.SIGKILL)
+    def kill(self) -> None:
+        """Kill it while it stands still."""
+        kill(self.run.pid)
         self.run.wait(30)
 
     def go_on(self) -> int:
         """Let it go on, and return how it ended."""
         (self.directory / "go").touch()
         return self.run.wait(300)
-
-
-def parent(pid: int) -> int:
-    """Return the parent of a process."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 class Network:
@@ -232,7 +222,7 @@ def make(
 ) -> str:
     """Make the fault where the run stands still, and return how the run ended."""
     if fault == "controller":
-        run.kill(at["pid"])
+        run.kill()
         return "killed"
     here = cluster.addresses.get(at["address"], "")
     side = targets if fault == "target" else sources

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -19,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from integration.conftest import ADDRESSES, INVENTORIES, ROOT, Lab
+from integration.conftest import ADDRESSES, INVENTORIES, ROOT, Lab, kill
 from integration.test_switchover import Writer
 
 LEFT_BEHIND = (
@@ -46,7 +44,7 @@ def kill_after(lab: Lab, candidate: str, delay_s: float) -> bool:
     try:
         run.wait(delay_s)
     except subprocess.TimeoutExpired:
-        os.killpg(run.pid, signal.SIGKILL)
+        kill(run.pid)
         run.wait()
         return True
     return False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -166,6 +168,20 @@ class Lab:
         found = [name for name in ADDRESSES if self.sql(name, "SELECT pg_is_in_recovery()", check=False) == "f"]
         assert len(found) == 1, found
         return found[0]
+
+
+def kill(pid: int) -> None:
+    """Kill a run of ansible-playbook and all that it has started: its workers have sessions of their own."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            children.setdefault(int(path.read_text().rpartition(")")[2].split()[1]), []).append(int(path.parent.name))
+    found = [pid]
+    for one in found:
+        found += children.get(one, [])
+    for one in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
 
 
 def until(holds: Callable[[], Any], timeout_s: float = 60) -> Any:

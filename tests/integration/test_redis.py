@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import pytest
 import testinfra
 from workloads.redis_cluster import Workload
 
-from .conftest import INVENTORIES, ROOT, STATE, Lab, until
+from .conftest import INVENTORIES, ROOT, STATE, Lab, kill, until
 
 # lab-only, the same as in inventories/lab/group_vars/redis.yml
 ADMIN = {"login_user": "headroom_admin", "login_password": "lab-only-administration"}
@@ -139,11 +137,13 @@ def test_each_engine_is_one_cluster_and_a_second_run_changes_nothing(lab: Lab, g
     assert sorted(len(shard["replicas"]) for shard in found["shards"]) == [1, 1, 1]
 
 
-def test_a_change_that_the_server_takes_restarts_nobody_and_check_mode_tells_it(cluster: Lab) -> None:
-    def started() -> dict[str, str]:
-        return {node["name"]: cli(cluster, node["name"], "INFO", "server").split("run_id:")[1][:40] for node in nodes()}
+def started(lab: Lab) -> dict[str, str]:
+    """Return name to what is another after each start."""
+    return {node["name"]: cli(lab, node["name"], "INFO", "server").split("run_id:")[1][:40] for node in nodes()}
 
-    before = started()
+
+def test_a_change_that_the_server_takes_restarts_nobody_and_check_mode_tells_it(cluster: Lab) -> None:
+    before = started(cluster)
     settings = {"maxmemory-samples": 7}
     predicted = cluster.play("redis.yml", "--check", "--diff", redis_cluster_settings=settings)
     assert not [word for word in SECRETS if word in predicted.text]
@@ -155,12 +155,12 @@ def test_a_change_that_the_server_takes_restarts_nobody_and_check_mode_tells_it(
     ]
     assert plans[0] == plans[1]
     assert {cli(cluster, node["name"], "CONFIG", "GET", "maxmemory-samples").split()[-1] for node in nodes()} == {"7"}
-    assert started() == before
+    assert started(cluster) == before
     # taken out again, it is as it was until a restart, which is only announced here
     back = cluster.play("redis.yml", redis_cluster_restart=False)
     assert back.results("Instances as declared")["redis1"]["restart_required"] == [6379, 6380]
     cluster.play("redis.yml", redis_cluster_settings={"maxmemory-samples": 5})
-    assert started() == before
+    assert started(cluster) == before
 
 
 def test_a_refused_setting_leaves_everything_as_it_was(cluster: Lab) -> None:
@@ -184,13 +184,14 @@ def test_a_rolling_upgrade_costs_the_workload_no_more_than_the_failovers(
     for host in list(HOSTS)[:3] if older else ():
         install = f"apt-get install --yes --allow-downgrades redis-server={older[-1]} redis-tools={older[-1]}"
         cluster.run(host, "sh", "-c", install)
-    made = cluster.play("redis.yml", redis_cluster_upgrade=True, redis_cluster_settings={"io-threads": 2})
+    before = started(cluster)
+    # where the archive has one version alone, a directive that the server reads at its start takes its place
+    settings = {} if older else {"io-threads": 2}
+    cluster.play("redis.yml", redis_cluster_upgrade=True, redis_cluster_settings=settings)
+    after = started(cluster)
+    assert not [name for name in before if before[name] == after[name]]
     for host in list(HOSTS)[:3]:
         assert newest in cluster.run(host, "dpkg-query", "--show", "redis-server")
-    restarts = [task for task, _host in made.changed() if task == "Instances as declared"]
-    # what was written at first, and each of the six by itself
-    assert len(restarts) == 3 + 6
-    assert {cli(cluster, node["name"], "CONFIG", "GET", "io-threads").split()[-1] for node in nodes()} == {"2"}
     for figures in verdict(workload):
         assert len(figures["errors"]) <= 60, figures["errors"][:10]
 
@@ -210,7 +211,7 @@ def test_it_grows_under_load_is_killed_goes_on_reverts_and_shrinks(
         *(f"--inventory={path}" for path in grown),
         str(ROOT / "playbooks" / "redis_rebalance.yml"),
     ]
-    for delay_s in (3.0, 3.6, 4.2):
+    for delay_s in (4.0, 4.6):
         run = subprocess.Popen(
             command,
             env=cluster.environment,
@@ -222,10 +223,9 @@ def test_it_grows_under_load_is_killed_goes_on_reverts_and_shrinks(
         try:
             run.wait(delay_s)
         except subprocess.TimeoutExpired:
-            os.killpg(run.pid, signal.SIGKILL)
+            kill(run.pid)
             run.wait()
-    # the lock of the run that was killed frees itself
-    time.sleep(31)
+    # the lock of the run that was killed frees itself, and this one waits for it
     cluster.play("redis_rebalance.yml", inventories=grown)
     counts = {
         row["name"]: row["slot_count"] for row in module(cluster, "redis_cluster", 4)["nodes"] if row["slot_count"]

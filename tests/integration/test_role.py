@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import time
 
 import pytest
 import testinfra
 
-from .conftest import ADDRESSES, INVENTORIES, ROOT, STATE, UPSTREAMS, Lab, until
+from .conftest import ADDRESSES, INVENTORIES, ROOT, STATE, UPSTREAMS, Lab, kill, until
 
 SECRETS = ("lab-only-replication", "lab-only-monitoring")
 # made where Ansible runs: in a first check run the directory stands for what is made in it
@@ -193,7 +192,7 @@ def test_a_base_backup_outlives_a_killed_controller_and_is_taken_up_again(health
         until(lambda: healthy.run("pg4", "systemctl", "is-active", unit, check=False) == "active", 90)
         time.sleep(1)
     finally:
-        os.killpg(first.pid, signal.SIGKILL)
+        kill(first.pid)
         first.wait()
     assert healthy.run("pg4", "systemctl", "is-active", unit, check=False) == "active"
     second = healthy.play("postgresql.yml")
