@@ -49,7 +49,12 @@ def place(buckets: t.Sequence[BucketId], shards: t.Iterable[Shard]) -> dict[Buck
         gives = _gives(held, weights, shard.name)
         nodes = sorted(_position(f"{shard.name}#{node}") for node in range(max(1, round(shard.weight * VIRTUAL_NODES))))
         held[shard.name] = 0
-        for bucket in sorted(buckets, key=lambda one: (_distance(positions[one], nodes), one)):
+        # how far it is from each bucket to the next of the nodes, clockwise
+        ahead = sorted(
+            ((nodes[bisect.bisect_left(nodes, position) % len(nodes)] - position) % _RING, bucket)
+            for bucket, position in positions.items()
+        )
+        for _distance, bucket in ahead:
             owner = owners[bucket]
             if gives.get(owner):
                 owners[bucket] = shard.name
@@ -76,9 +81,3 @@ def _gives(held: t.Mapping[str, int], weights: t.Mapping[str, float], joining: s
 
 def _position(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
-
-
-def _distance(position: int, nodes: t.Sequence[int]) -> int:
-    """Return how far it is from a position to the next of the nodes, clockwise."""
-    at = bisect.bisect_left(nodes, position)
-    return (nodes[at % len(nodes)] - position) % _RING
