@@ -19,8 +19,9 @@ from dataclasses import dataclass, replace
 # more items or more work than this are left to the greedy way
 SEARCH_ITEMS = 24
 SEARCH_STEPS = 200_000
-# how far a cover is improved
+# how far a cover is improved: for so many steps, and no closer to the least than this fraction
 COVER_STEPS = 2_000
+COVER_GAP = 0.001
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def _cover(problem: Problem, items: t.Sequence[int], need: float) -> set[int]:
 
     The knapsack cover problem. By greed first: items in the order of their cost for a unit of load go in while they leave
     something to cover, and each that would cover the rest makes a candidate. Then by branch and bound in the same order, as far as
-    the steps reach: a branch is cut when even fractions of the items that follow make it as dear as the best that is known.
+    the steps reach: a branch is cut when even fractions of the items that follow make it about as dear as the best that is known.
     """
     loads, costs = problem.loads, problem.costs
     order = sorted(items, key=lambda one: (costs[one] / loads[one], -loads[one], one))
@@ -186,15 +187,15 @@ def _cover(problem: Problem, items: t.Sequence[int], need: float) -> set[int]:
     waiting: list[tuple[int, float, int, tuple[int, ...]]] = [(0, need, 0, ())]
     while waiting and steps < COVER_STEPS:
         depth, left, cost, chosen = waiting.pop()
-        least, rest = float(cost), left
+        least, rest, enough = float(cost), left, best_cost * (1 - COVER_GAP)
         for item in order[depth:]:
             steps += 1
             part = min(1.0, rest / loads[item])
             least += costs[item] * part
             rest -= loads[item] * part
-            if rest <= 0 or least >= best_cost:
+            if rest <= 0 or least >= enough:
                 break
-        if rest > 0 or least >= best_cost:
+        if rest > 0 or least >= enough:
             continue
         item = order[depth]
         waiting.append((depth + 1, left, cost, chosen))

@@ -28,10 +28,10 @@ def stored_map(document: t.Any) -> ShardMap:
 
     :raises OptionError: when it is none, or was edited so that a key would have no bucket, two, or one on no shard.
     """
-    check("map", document, isinstance(document, t.Mapping), "give the map as postgresql_shard_info returned it.")
+    check("map", document, isinstance(document, t.Mapping), "a mapping with epoch, shards and groups is needed.")
     for part, kind, words in (("epoch", int, "a number"), ("shards", list, "a list"), ("groups", list, "a list")):
         value = document.get(part)
-        check(f"map.{part}", value, isinstance(value, kind), f"{words} is needed; give the map as it was returned.")
+        check(f"map.{part}", value, isinstance(value, kind), f"{words} is needed.")
     shards = shards_from(document["shards"])
     check_names("groups", document["groups"])
     groups, placements = [], {}

@@ -112,7 +112,7 @@ USERS, BILLS, AGENTS = (("groups", index, "buckets") for index in range(3))
 @pytest.mark.parametrize(
     ("made", "said"),
     [
-        (None, "as postgresql_shard_info returned it"),
+        (None, "with epoch, shards and groups"),
         (edited("epoch", value=None), "'map.epoch'"),
         (edited("groups", value={}), "'map.groups'"),
         (edited("shards", 0, "name", value="s9"), "no shard has this name"),
