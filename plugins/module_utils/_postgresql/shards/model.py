@@ -121,7 +121,7 @@ class ShardMap:
     placements: t.Mapping[BucketId, Placement]
 
     def as_dict(self) -> dict[str, t.Any]:
-        """Return the map as JSON can hold it; :func:`..options.stored_map` reads it back."""
+        """Return the map as JSON can hold it; :func:`.stored.stored_map` reads it back."""
         return {
             "epoch": self.epoch,
             "shards": [

@@ -155,7 +155,7 @@ def plan(
 
     :param usage: of every bucket of the map. When none that can move has any load, each counts 1.
     :param kept_bytes: shard to what it holds besides its buckets, such as retired ones.
-    :param isolated: groups and keys in them that are to have buckets of their own.
+    :param isolated: names of groups, which must be in the map, and keys in them that are to have buckets of their own.
     :raises ValueError: when a bucket has no usage, since what was not measured cannot be planned for.
     """
     unmeasured = sorted(bucket for bucket in shard_map.placements if bucket not in usage)
