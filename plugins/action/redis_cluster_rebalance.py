@@ -12,7 +12,7 @@ import uuid
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
-SLICES_S = (3.0, 10.0, 30.0)
+SLICES_S = (10.0, 20.0, 60.0)
 MAX_DURATION_S = 7 * 24 * 3600
 ADDED_UP = ("slots", "keys", "bytes", "paused_s", "retries")
 JOINED = ("healed", "interruptions", "fallbacks")

@@ -60,7 +60,8 @@ async def mend(fleet: Fleet, seen: t.Mapping[str, Seen], found: t.Sequence[heal.
         shard = [one.me for one in seen.values() if ids[name] in (one.me.id, one.me.primary_id)]
         marked = closing & {slot for member in shard for slot in (*member.migrating, *member.importing)}
         if marked:
-            await fleet.client(name).pipeline([("CLUSTER", "SETSLOT", slot, "STABLE") for slot in sorted(marked)])
+            commands = [("CLUSTER", "SETSLOT", slot, "STABLE") for slot in sorted(marked)]
+            await fleet.client(name).pipeline(commands, timeout_s=migrate.setslot_timeout_s(fleet, sorted(marked)))
     for cure in found:
         if cure.action in ("tell", "own") and cure.source:
             await _own(fleet, cure.slot, cure.source, ids, new=cure.action == "own")

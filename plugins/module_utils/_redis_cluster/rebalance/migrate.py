@@ -24,7 +24,11 @@ from .plan import Move
 # a MIGRATE blocks its source until the target has answered, so its size is what live commands wait for
 KEYS_PER_LOOK = 1000
 MIGRATE_TIMEOUT_S = 10.0
+# of one node, as source and as target: more would only queue in front of live commands
+MIGRATES_AT_ONCE = 2
 ATTEMPTS = 5
+# Valkey answers a SETSLOT once its replicas have it and it is on the disk
+SETSLOT_S = 0.1
 # what a target says that is over in a moment
 PASSING = ("IOERR", "TRYAGAIN", "CLUSTERDOWN", "LOADING")
 
@@ -58,6 +62,8 @@ class Migration:
         self.deadline_s = deadline_s
         self.progress = progress if progress is not None else Progress()
         self.guard = Guard(fleet, limits, self.progress)
+        self._giving = {name: asyncio.Semaphore(MIGRATES_AT_ONCE) for name in ids}
+        self._taking = {name: asyncio.Semaphore(MIGRATES_AT_ONCE) for name in ids}
 
     async def run(self, moves: t.Sequence[Move]) -> None:
         """Move the slots, the pairs side by side. Where one pair fails the others stop at their next slots.
@@ -119,7 +125,8 @@ class Migration:
             for arguments, count, size in batches:
                 await self.guard.pace(size)
                 try:
-                    answer = await client.call(*arguments, timeout_s=MIGRATE_TIMEOUT_S + self.fleet.login.timeout_s)
+                    async with self._giving[source], self._taking[target]:
+                        answer = await client.call(*arguments, timeout_s=MIGRATE_TIMEOUT_S + self.fleet.login.timeout_s)
                 except ServerError as error:
                     failures += 1
                     self.progress.retries += 1
@@ -155,29 +162,35 @@ def _raise_first(answers: t.Iterable[t.Any]) -> None:
             raise answer
 
 
+def setslot_timeout_s(fleet: Fleet, slots: t.Sequence[int]) -> float:
+    """Return how long a node may take to open or close slots."""
+    return fleet.login.timeout_s + SETSLOT_S * len(slots)
+
+
 async def open_slots(
     fleet: Fleet, ids: t.Mapping[str, str], source: str, target: str, slots: t.Sequence[int], purpose: str = ""
 ) -> None:
     """Open slots at the target, then at the source."""
     for name, word, other in ((target, "IMPORTING", source), (source, "MIGRATING", target)):
         commands = [("CLUSTER", "SETSLOT", slot, word, ids[other]) for slot in slots]
-        _raise_first(await fleet.client(name, purpose).pipeline(commands))
+        _raise_first(await fleet.client(name, purpose).pipeline(commands, timeout_s=setslot_timeout_s(fleet, slots)))
 
 
 async def close_slots(
     fleet: Fleet, ids: t.Mapping[str, str], source: str, target: str, slots: t.Sequence[int], purpose: str = ""
 ) -> None:
-    """Give slots to the target: it says so first, since whoever asks a former owner must not be sent to nobody."""
+    """Give slots to the target: it says so first, since whoever asks a former owner must not be sent to nobody.
+
+    The others hear of it from the target, which tells all at once.
+    """
     commands = [("CLUSTER", "SETSLOT", slot, "NODE", ids[target]) for slot in slots]
-    _raise_first(await fleet.client(target, purpose).pipeline(commands))
-    answers = await fleet.client(source, purpose).pipeline(commands)
+    limit_s = setslot_timeout_s(fleet, slots)
+    _raise_first(await fleet.client(target, purpose).pipeline(commands, timeout_s=limit_s))
+    answers = await fleet.client(source, purpose).pipeline(commands, timeout_s=limit_s)
     # a primary that has given its last slot away makes itself a replica of who took it, and refuses what it has just learnt
     _raise_first(
         answer for answer in answers if not (isinstance(answer, ServerError) and "with masters" in answer.reply)
     )
-    others = [name for name in ids if name not in (source, target)]
-    # they would hear of it by gossip too; a client that asks them is sent to the right place sooner
-    await asyncio.gather(*(fleet.client(name, purpose).pipeline(commands) for name in others), return_exceptions=True)
 
 
 async def count_keys(fleet: Fleet, names: t.Iterable[str], slots: t.Sequence[int]) -> dict[int, dict[str, int]]:
