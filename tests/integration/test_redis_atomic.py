@@ -1,0 +1,312 @@
+"""Slots of a Valkey 9 cluster move by the servers' own atomic migration, under a workload that checks its own data."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from workloads.redis_cluster import Workload
+
+from .conftest import INVENTORIES, ROOT, STATE, Lab, Play, until
+
+HOST, ADDRESS = "valkey9a", "10.77.0.43"
+PORTS = range(6379, 6385)
+CA = STATE / "tls" / "valkey9" / "ca.crt"
+# lab-only, the same as in molecule/inventory/group_vars/valkey9.yml
+ADMIN = {"login_user": "headroom_admin", "login_password": "lab-only-administration"}
+FILLER = 20_000
+
+
+def nodes(**weights: float) -> list[dict[str, Any]]:
+    """Return the nodes of the cluster, some with a weight."""
+    found: list[dict[str, Any]] = [{"name": f"{HOST}-{port}", "host": ADDRESS, "port": port} for port in PORTS]
+    return [{**node, "weight": weights[node["name"]]} if node["name"] in weights else node for node in found]
+
+
+def module(lab: Lab, name: str, /, **options: Any) -> dict[str, Any]:
+    """Run one of the modules on the cluster."""
+    return lab.module(name, **{"nodes": nodes(), "ca_certs": str(CA), **ADMIN, **options})
+
+
+def rebalance(lab: Lab, **options: Any) -> dict[str, Any]:
+    """Run the rebalance."""
+    return module(lab, "redis_cluster_rebalance", **{"cluster": "valkey9", "lock_wait_s": 60, **options})
+
+
+def play(lab: Lab, *arguments: str, weights: dict[str, float], **variables: Any) -> Play:
+    """Run the playbook that rebalances, with weights by the names of nodes."""
+    ports = {name.split("-")[1]: weight for name, weight in weights.items()}
+    return lab.play("redis_rebalance.yml", *arguments, redis_hosts="valkey9", redis_cluster_weights=ports, **variables)
+
+
+def cli(lab: Lab, node: str, *command: str) -> str:
+    """Run a command on a node through its own socket."""
+    port = node.split("-")[1]
+    script = f'REDISCLI_AUTH=$0 exec valkey-cli -s /run/valkey-{port}/valkey.sock --user headroom_admin "$@"'
+    return lab.run(HOST, "sh", "-c", script, ADMIN["login_password"], *command)
+
+
+def every(lab: Lab, *command: str) -> None:
+    """Run a command on all nodes."""
+    for node in nodes():
+        cli(lab, node["name"], *command)
+
+
+def slow_down(lab: Lab, delay_us: int) -> None:
+    """Let what the servers fork take so long for each key; nothing but jobs forks meanwhile."""
+    if delay_us:
+        every(lab, "CONFIG", "SET", "save", "", "auto-aof-rewrite-percentage", "0")
+    every(lab, "CONFIG", "SET", "rdb-key-save-delay", str(delay_us))
+
+
+def shards(lab: Lab) -> list[dict[str, Any]]:
+    """Return the shards as the health module sees them."""
+    return module(lab, "redis_cluster_health", fail_on="never")["shards"]
+
+
+def slots(lab: Lab) -> dict[str, list[str]]:
+    """Return the slots of each primary."""
+    return {shard["primary"]: shard["slots"] for shard in shards(lab)}
+
+
+def counts(lab: Lab) -> dict[str, int]:
+    """Return the number of slots of each primary."""
+    return {shard["primary"]: shard["slots_count"] for shard in shards(lab)}
+
+
+def jobs(lab: Lab, node: str) -> list[str]:
+    """Return the states of the jobs of a node that have not ended."""
+    lines = cli(lab, node, "CLUSTER", "GETSLOTMIGRATIONS").splitlines()
+    states = [lines[at + 1] for at, line in enumerate(lines) if line == "state"]
+    return [state for state in states if state not in ("success", "failed", "cancelled")]
+
+
+@pytest.fixture(scope="module")
+def valkey9(lab: Lab) -> Lab:
+    """The lab, which has a Valkey that can migrate slots atomically."""
+    running = subprocess.run(
+        ["podman", "ps", "--quiet", "--filter", f"name=^headroom-{HOST}$"],
+        env=lab.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    if not running.stdout.strip():
+        pytest.skip(f"The lab runs without {HOST}: the release with Valkey 9 could not be fetched.")
+    said = lab.run(HOST, "valkey-server", "--version", check=False)
+    version = re.search(r"\bv=(\d+)", said)
+    if version is None or int(version[1]) < 9:
+        pytest.skip(f"{HOST} has no Valkey 9: {said or 'it is not set up'}.")
+    return lab
+
+
+@pytest.fixture
+def cluster(valkey9: Lab) -> Iterator[Lab]:
+    """The cluster with keys in its slots, which is as healthy, as balanced and as empty after the test as before."""
+    client = Workload(9, [ADDRESS], str(CA)).client
+    with client.pipeline() as pipe:
+        for number in range(FILLER):
+            pipe.set(f"filler:{number}", f"{number:0>200}")
+        pipe.execute()
+    yield valkey9
+    slow_down(valkey9, 0)
+    every(valkey9, "CONFIG", "SET", "auto-aof-rewrite-percentage", "100")
+    every(valkey9, "ACL", "LOAD")
+    valkey9.play("redis.yml", redis_hosts="valkey9")
+    rebalanced = rebalance(valkey9, threshold=0)
+    missing = [number for number in range(FILLER) if client.get(f"filler:{number}") != b"%0200d" % number]
+    for name in slots(valkey9):
+        cli(valkey9, name, "FLUSHALL")
+    after = module(valkey9, "redis_cluster_health", wait_s=60, fail_on="never")
+    assert missing == []
+    assert not rebalanced.get("failed"), rebalanced["msg"]
+    assert after["healthy"], after["table"]
+
+
+@pytest.fixture
+def workload(cluster: Lab) -> Iterator[list[Workload]]:
+    """Two running workloads."""
+    threads = [Workload(seed, [ADDRESS], str(CA)) for seed in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        until(lambda: all(thread.operations > 100 for thread in threads))
+        yield threads
+    finally:
+        for thread in threads:
+            thread.stopping.set()
+            thread.join(60)
+
+
+def verdict(threads: list[Workload]) -> None:
+    """Finish the workloads: nothing is lost or wrong, and clients saw nothing but redirections."""
+    for figures in [thread.finish() for thread in threads]:
+        print({**figures, "errors": figures["errors"][:5]})
+        assert (figures["lost"], figures["wrong"], figures["errors"]) == ([], [], [])
+        assert figures.get("lost_ways", 0) == 0
+
+
+def kill(run: subprocess.Popen[bytes]) -> None:
+    """Kill a run with all that it has started: Ansible's workers are in sessions of their own."""
+    rows = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout.splitlines()
+    children: dict[int, list[int]] = {}
+    for pid, parent in (map(int, row.split()) for row in rows):
+        children.setdefault(parent, []).append(pid)
+    family = [run.pid] if run.poll() is None else []
+    for pid in family:
+        family += children.get(pid, [])
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    run.wait()
+
+
+@contextlib.contextmanager
+def started(lab: Lab, weights: dict[str, float]) -> Iterator[subprocess.Popen[bytes]]:
+    """A rebalance at work, which is not there any more afterwards."""
+    ports = {name.split("-")[1]: weight for name, weight in weights.items()}
+    variables = {"redis_hosts": "valkey9", "redis_cluster_weights": ports}
+    run = subprocess.Popen(
+        [
+            "ansible-playbook",
+            *(f"--inventory={path}" for path in INVENTORIES),
+            str(ROOT / "playbooks" / "redis_rebalance.yml"),
+            "--extra-vars",
+            json.dumps(variables),
+        ],
+        env=lab.environment,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield run
+    finally:
+        kill(run)
+
+
+def test_slots_move_and_come_back_and_check_mode_foretells_it(cluster: Lab, workload: list[Workload]) -> None:
+    before = slots(cluster)
+    heavy = {sorted(before)[0]: 3.0}
+    foretold = play(cluster, "--check", weights=heavy).results("Slots as weighted")[HOST]
+    assert foretold["mechanism"] == "atomic"
+    assert slots(cluster) == before
+
+    moved = play(cluster, weights=heavy).results("Slots as weighted")[HOST]
+    assert (moved["mechanism"], moved["fallbacks"], moved["healed"]) == ("atomic", [], [])
+    assert moved["plan"] == foretold["plan"]
+    assert moved["progress"]["slots"] == sum(row["count"] for row in moved["plan"]["moves"]) > 4000
+    assert play(cluster, weights=heavy).changed() == []
+
+    back = rebalance(cluster, state="reverted")
+    assert back["mechanism"] == "atomic"
+    assert slots(cluster) == before
+    verdict(workload)
+
+
+def test_both_ways_lead_to_the_same_end(cluster: Lab) -> None:
+    before = slots(cluster)
+    heavy = {sorted(before)[1]: 1.2}
+    found = {}
+    for mechanism in ("atomic", "classic"):
+        moved = rebalance(cluster, nodes=nodes(**heavy), mechanism=mechanism)
+        assert (moved["mechanism"], moved["fallbacks"]) == (mechanism, [])
+        print({"mechanism": mechanism, **moved["progress"]})
+        found[mechanism] = (slots(cluster), moved["progress"]["keys"])
+        rebalance(cluster, state="reverted", mechanism=mechanism)
+        assert slots(cluster) == before
+    assert found["atomic"] == found["classic"]
+
+
+def test_a_run_that_was_killed_leaves_a_job_that_the_next_one_waits_for(cluster: Lab, workload: list[Workload]) -> None:
+    before = slots(cluster)
+    first, second, third = sorted(before)
+    number = counts(cluster)[first]
+    heavy = {first: 3.0}
+    # the first job of each source takes its 128 slots, of which each has a key or more, longer than the lock outlives its owner
+    slow_down(cluster, 250_000)
+    with started(cluster, heavy):
+        until(lambda: all("snapshotting" in jobs(cluster, name) for name in (second, third)))
+    assert all(jobs(cluster, name) for name in (second, third))
+    slow_down(cluster, 0)
+
+    seen = module(cluster, "redis_cluster_health", fail_on="never")
+    assert seen["healthy"], seen["table"]
+    assert module(cluster, "redis_cluster")["changed"] is False
+    assert all(jobs(cluster, name) for name in (second, third))
+
+    moved = rebalance(cluster, nodes=nodes(**heavy))
+    assert not moved.get("failed"), moved["msg"]
+    # what the jobs brought was not moved again, and is known to have been moved
+    assert (moved["mechanism"], moved["fallbacks"], moved["healed"]) == ("atomic", [], [])
+    after = counts(cluster)
+    assert after[first] in (9830, 9831)
+    assert moved["progress"]["slots"] == after[first] - number - 2 * 128
+    rebalance(cluster, state="reverted")
+    assert slots(cluster) == before
+    verdict(workload)
+
+
+def test_what_the_server_refuses_again_and_again_moves_the_classic_way(cluster: Lab, workload: list[Workload]) -> None:
+    before = slots(cluster)
+    number = counts(cluster)[sorted(before)[2]]
+    heavy = nodes(**{sorted(before)[2]: 1.1})
+    every(cluster, "ACL", "SETUSER", "headroom_replication", "-cluster|syncslots")
+    refused = rebalance(cluster, nodes=heavy, mechanism="atomic")
+    assert refused["failed"]
+    assert "Option 'mechanism' has the value 'atomic': mend that, or give 'auto'" in refused["msg"]
+    assert "'cluster|syncslots' command" in refused["msg"]
+    assert slots(cluster) == before
+
+    moved = rebalance(cluster, nodes=heavy, threshold=0)
+    assert moved["mechanism"] == "mixed"
+    assert len(moved["plan"]["moves"]) == 2
+    assert {(row["source"], row["target"]) for row in moved["fallbacks"]} == {
+        (row["source"], row["target"]) for row in moved["plan"]["moves"]
+    }
+    assert all(
+        "has no permissions to run the 'cluster|syncslots' command" in row["reason"] for row in moved["fallbacks"]
+    )
+    assert moved["finished"]
+    assert counts(cluster)[sorted(before)[2]] - number == moved["progress"]["slots"] > 300
+    every(cluster, "ACL", "LOAD")
+    assert rebalance(cluster, state="reverted")["mechanism"] == "atomic"
+    assert slots(cluster) == before
+    verdict(workload)
+
+
+def test_a_failover_of_the_source_ends_the_job_and_the_rest_is_planned_anew(cluster: Lab) -> None:
+    rows = sorted(shards(cluster), key=lambda shard: shard["primary"])
+    heavy = {rows[0]["primary"]: 3.0}
+    source, heir = rows[1]["primary"], rows[1]["replicas"][0]
+    slow_down(cluster, 50_000)
+    with started(cluster, heavy) as run:
+        until(lambda: "snapshotting" in jobs(cluster, source))
+        slow_down(cluster, 0)
+        cli(cluster, heir, "CLUSTER", "FAILOVER")
+        until(lambda: heir in slots(cluster))
+        assert run.wait(180) == 0
+    after = counts(cluster)
+    assert after.keys() == {rows[0]["primary"], heir, rows[2]["primary"]}
+    assert after[rows[0]["primary"]] in (9830, 9831)
+
+
+def test_a_server_without_it_is_told_in_one_sentence(lab: Lab) -> None:
+    ended = lab.play(
+        "redis_rebalance.yml",
+        "--check",
+        fails=True,
+        redis_hosts="valkey",
+        redis_cluster_weights={"6379": 9, "6380": 9},
+        redis_cluster_mechanism="atomic",
+    )
+    assert any(
+        "has no atomic slot migration" in message and "give 'auto' or 'classic'" in message
+        for message in ended.messages()
+    )
