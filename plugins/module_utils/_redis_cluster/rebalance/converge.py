@@ -181,6 +181,13 @@ def weights_of(seen: t.Mapping[str, Seen], given: t.Mapping[str, float]) -> dict
     return weights
 
 
+def of_these_nodes(record: Record | None, seen: t.Mapping[str, Seen]) -> Record | None:
+    """Return a journal unless it is of a former cluster, whose nodes had the same names and other ids."""
+    if record is None or any(name in seen and seen[name].me.id != was for name, was in record.ids.items()):
+        return None
+    return record
+
+
 class _Run:
     def __init__(self, options: Options, check_mode: bool) -> None:
         self.options = options
@@ -203,7 +210,7 @@ class _Run:
             if self.check_mode:
                 cures, owners = await mend.cures(fleet, seen)
                 owners.update(await self._arriving(fleet, seen))
-                planned, _ids = await self._plan(fleet, seen, owners, self.journal.read())
+                planned, _ids = await self._plan(fleet, seen, owners, of_these_nodes(self.journal.read(), seen))
                 return self._result(planned, planned, cures, finished=True)
             slots = slots_of(seen)
             if not slots.owners:
@@ -330,7 +337,7 @@ class _Run:
                     await mend.mend(fleet, seen, cures, self.options.limits)
                     seen = await settle(fleet, AGREE_S, lambda now: calm(now) and not slots_of(now).open)
                     require_all(seen)
-                record = self.journal.read()
+                record = of_these_nodes(self.journal.read(), seen)
                 planned, ids = await self._plan(fleet, seen, slots_of(seen).owners, record)
                 if first is None:
                     first = planned
@@ -432,7 +439,7 @@ class _Run:
                     f"Failed to close slots {format_slots(ill)} within {AGREE_S:g} s.", code="open_slots", slots=ill
                 )
             )
-        record = self.journal.read()
+        record = of_these_nodes(self.journal.read(), seen)
         left, _ids = await self._plan(fleet, seen, slots.owners, record)
         finished = not left.moves or self.options.max_moves is not None
         if finished and self.moved and record is not None and record.state in ("running", "reverting"):

@@ -5,11 +5,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import typing as t
 
 import pytest
 from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.model import SLOTS, Node, parse_view
-from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.rebalance.converge import weights_of
+from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.rebalance.converge import (
+    of_these_nodes,
+    weights_of,
+)
+from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.rebalance.journal import Record
 from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.rebalance.plan import (
     Move,
     imbalance,
@@ -131,20 +136,32 @@ def test_who_has_no_weight_cannot_be_planned_for() -> None:
         plan({0: "a"}, {"a": 0})
 
 
-def test_a_shard_has_the_weight_of_its_replica_but_not_that_of_a_node_that_was_emptied() -> None:
+def shard() -> dict[str, Seen]:
+    """Return what is seen of a primary, a, and its replica, b."""
     lines = {
         "a": "{0} 192.0.2.1:6379@16379 {1}master - 0 0 1 connected 0-16383",
         "b": "{0} 192.0.2.2:6379@16379 {1}slave " + "a" * 40 + " 0 0 1 connected",
     }
-    seen = {
+    return {
         name: Seen(
             Node(name, "192.0.2.1", 6379),
             parse_view("\n".join(lines[one].format(one * 40, "myself," if one == name else "") for one in lines)),
         )
         for name in lines
     }
+
+
+def test_a_shard_has_the_weight_of_its_replica_but_not_that_of_a_node_that_was_emptied() -> None:
+    seen = shard()
     assert weights_of(seen, {}) == {"a": 1.0}
     assert weights_of(seen, {"b": 3.0}) == {"a": 3.0}
     assert weights_of(seen, {"a": 2.0, "b": 3.0}) == {"a": 2.0}
     assert weights_of(seen, {"a": 0.0}) == {"a": 0.0}
     assert weights_of(seen, {"b": 0.0}) == {"a": 1.0}
+
+
+def test_a_journal_of_a_former_cluster_does_not_count() -> None:
+    record = Record("p1", (Move(1, "a", "b"),), {"a": "a" * 40, "gone": "c" * 40}, frozenset({1}))
+    assert of_these_nodes(record, shard()) is record
+    assert of_these_nodes(dataclasses.replace(record, ids={"a": "d" * 40}), shard()) is None
+    assert of_these_nodes(None, shard()) is None
