@@ -11,6 +11,7 @@ come to just that. Prints two lines of JSON for each case; `cpu_s` is the time w
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -24,7 +25,8 @@ from _figures import figure
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import conftest  # noqa: F401
+# it lets the collection be imported from this checkout
+importlib.import_module("conftest")
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.model import (
     Bucket,
     Group,

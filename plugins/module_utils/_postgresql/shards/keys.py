@@ -18,7 +18,7 @@ import datetime
 import typing as t
 import uuid
 
-Key = int | str | uuid.UUID | datetime.date
+Key: t.TypeAlias = "int | str | uuid.UUID | datetime.date"
 
 INTEGERS = {"smallint": 16, "integer": 32, "bigint": 64}
 """Integer types and their bits."""
