@@ -73,8 +73,8 @@ def _joined(first: t.Mapping[str, t.Any], last: dict[str, t.Any], sums: t.Mappin
     """Return the result of several calls as that of one."""
     result = dict(last)
     result["changed"] = bool(first.get("changed") or last.get("changed"))
-    if "progress" in last:
-        result["progress"] = {**last["progress"], **sums, "slots_total": first["progress"]["slots_total"]}
+    result["progress"] = {**first["progress"], **last.get("progress", {}), **sums}
+    result["progress"]["slots_total"] = first["progress"]["slots_total"]
     if last.get("failed"):
         return result
     before = {share["name"]: share for share in first.get("shares", ())}
