@@ -439,6 +439,8 @@ class _Run:
                     f"Failed to close slots {format_slots(ill)} within {AGREE_S:g} s.", code="open_slots", slots=ill
                 )
             )
+        # of a batch whose source died at its end nobody has told that it arrived
+        self.progress.slots = sum(slots.owners[move.slot] == primary_of(seen, move.target) for move in first.moves)
         record = of_these_nodes(self.journal.read(), seen)
         left, _ids = await self._plan(fleet, seen, slots.owners, record)
         finished = not left.moves or self.options.max_moves is not None
