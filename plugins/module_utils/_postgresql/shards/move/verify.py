@@ -1,0 +1,260 @@
+# Copyright: headroom.scale contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# **PRIVATE** to the collection: may change at any time without notice.
+"""Compare source and target row by row while both are written to.
+
+Each side hashes all its rows in one sequential scan and sums the hashes up by chunks of the key, in whatever order the rows lie. The
+snapshot of the target is taken as soon as it has all that the snapshot of the source has, so that only what was written in those
+milliseconds differs. The rows of chunks that differ are looked at one by one, again and again: source, target, source. A row that
+the source shows twice alike and the target once otherwise is corrupt. What never holds still is left to the switch, where it must.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import typing as t
+from dataclasses import dataclass, field
+
+from ...._common.errors import HeadroomError
+from ..members import Members
+from ..model import bucket_name
+from .catalog import Shape, table
+from .model import Leaf, Move
+from .stream import Stream
+
+if t.TYPE_CHECKING:
+    from psycopg import sql
+
+ROWS_PER_CHUNK = 200
+CHUNKS = (64, 65536)
+# more than that is no matter of a moment
+MAX_SUSPECTS = 20_000
+ROUNDS = 20
+# what the switch compares while everybody waits
+MAX_UNSETTLED = 200
+NAMED = 3
+
+Key = tuple[str, ...]
+
+
+@dataclass
+class Verified:
+    """What was compared."""
+
+    rows: int = 0
+    chunks: int = 0
+    # keys of rows that were changed whenever they were looked at, by leaf
+    unsettled: dict[str, list[Key]] = field(default_factory=dict)
+
+
+def chunks_for(rows: float) -> int:
+    """Return into how many chunks a leaf is cut, a power of two."""
+    wanted = max(CHUNKS[0], min(CHUNKS[1], int(rows / ROWS_PER_CHUNK)))
+    return 1 << (wanted - 1).bit_length()
+
+
+def hash_of(shape: Shape, columns: t.Iterable[str]) -> sql.Composed:
+    """Return the hash of some columns of a row."""
+    from psycopg import sql
+
+    parts = [
+        sql.SQL("{}::text").format(sql.Identifier(name)) if name in shape.as_text else sql.Identifier(name)
+        for name in columns
+    ]
+    return sql.SQL("hash_record_extended(ROW({}), 0)").format(sql.SQL(", ").join(parts))
+
+
+def sums_query(leaf: Leaf, shape: Shape, chunks: int) -> sql.Composed:
+    """Return what sums the rows of each chunk up."""
+    from psycopg import sql
+
+    return sql.SQL("SELECT {} & {} AS chunk, count(*) AS rows, bit_xor({}) AS sum FROM ONLY {} GROUP BY 1").format(
+        hash_of(shape, shape.key), sql.Literal(chunks - 1), hash_of(shape, shape.columns), table(leaf.schema, leaf.name)
+    )
+
+
+def keys_query(leaf: Leaf, shape: Shape, chunks: int) -> sql.Composed:
+    """Return what lists the rows of some chunks."""
+    from psycopg import sql
+
+    return sql.SQL(
+        "SELECT ARRAY[{}] AS key, {} AS hash FROM ONLY {} WHERE {} & {} = ANY (%s::bigint[]) LIMIT {}"
+    ).format(
+        sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in shape.key),
+        hash_of(shape, shape.columns),
+        table(leaf.schema, leaf.name),
+        hash_of(shape, shape.key),
+        sql.Literal(chunks - 1),
+        sql.Literal(64 * MAX_SUSPECTS),
+    )
+
+
+def rows_query(leaf: Leaf, shape: Shape) -> sql.Composed:
+    """Return what looks at some rows by their keys, given as one array of text for each column of the key."""
+    from psycopg import sql
+
+    name = table(leaf.schema, leaf.name)
+    hashed = sql.SQL("hash_record_extended(ROW({}), 0)").format(
+        sql.SQL(", ").join(
+            sql.SQL("r.{}::text" if one in shape.as_text else "r.{}").format(sql.Identifier(one))
+            for one in shape.columns
+        )
+    )
+    return sql.SQL("SELECT ARRAY[{}] AS key, {} AS hash FROM unnest({}) AS k ({}) JOIN ONLY {} r ON {}").format(
+        sql.SQL(", ").join(sql.SQL("r.{}::text").format(sql.Identifier(one)) for one in shape.key),
+        hashed,
+        sql.SQL(", ").join(sql.SQL("%s::text[]") for _one in shape.key),
+        sql.SQL(", ").join(sql.Identifier(one) for one in shape.key),
+        name,
+        sql.SQL(" AND ").join(
+            sql.SQL("r.{0} = k.{0}::{1}").format(sql.Identifier(one), sql.SQL(shape.types[one])) for one in shape.key
+        ),
+    )
+
+
+def by_key(rows: t.Iterable[t.Mapping[str, t.Any]]) -> dict[Key, int]:
+    """Return key to hash."""
+    return {tuple(row["key"]): row["hash"] for row in rows}
+
+
+def differing(one: t.Mapping[t.Any, t.Any], other: t.Mapping[t.Any, t.Any]) -> set[t.Any]:
+    """Return the keys for which two mappings differ, in what they have or in having it."""
+    return {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
+
+
+class Verifier:
+    """Compares the leaves of one move."""
+
+    def __init__(self, members: Members, stream: Stream, shapes: t.Mapping[str, Shape], beat_timeout_s: float) -> None:
+        """Take the stream between both sides, and the shapes of the leaves by name."""
+        self.members = members
+        self.stream = stream
+        self.move: Move = stream.move
+        self.shapes = shapes
+        self.beat_timeout_s = beat_timeout_s
+        self.purpose = f"verify {self.move.id}"
+
+    async def run(self) -> Verified:
+        """Compare everything.
+
+        :raises HeadroomError: with the code ``corrupt`` when a row is not the same, naming table, bucket and keys.
+        """
+        found = Verified()
+        ends = (self.stream.source, self.stream.target)
+        try:
+            for leaf in self.move.leaves:
+                await self._leaf(leaf, found)
+        finally:
+            await asyncio.gather(*(self.members.close(name, self.purpose) for name in ends))
+        return found
+
+    async def _leaf(self, leaf: Leaf, found: Verified) -> None:
+        shape = self.shapes[leaf.name]
+        source, target = self.stream.source, self.stream.target
+        await self._snapshot(source)
+        await self.stream.beat(self.beat_timeout_s, self.purpose)
+        await self._snapshot(target)
+        counted = await self._rows(
+            source, "SELECT reltuples FROM pg_class WHERE oid = %s::regclass", [f'"{leaf.schema}"."{leaf.name}"']
+        )
+        chunks = chunks_for(counted[0]["reltuples"])
+        query = sums_query(leaf, shape, chunks)
+        ours, theirs = await asyncio.gather(self._rows(source, query), self._rows(target, query))
+        wrong = differing(_by_chunk(ours), _by_chunk(theirs))
+        suspects: set[Key] = set()
+        if wrong:
+            listing = keys_query(leaf, shape, chunks)
+            here, there = await asyncio.gather(
+                self._rows(source, listing, [sorted(wrong)]), self._rows(target, listing, [sorted(wrong)])
+            )
+            suspects = differing(by_key(here), by_key(there))
+        await asyncio.gather(self._rows(source, "COMMIT"), self._rows(target, "COMMIT"))
+        found.rows += sum(row["rows"] for row in ours)
+        found.chunks += chunks
+        if suspects:
+            found.unsettled[leaf.name] = sorted(await self._settle(leaf, shape, suspects))
+
+    async def _settle(self, leaf: Leaf, shape: Shape, suspects: set[Key]) -> set[Key]:
+        """Look at rows again until they are alike, and return those that were being changed all the time."""
+        source, target = self.stream.source, self.stream.target
+        if len(suspects) > MAX_SUSPECTS:
+            raise self._corrupt(leaf, shape, suspects)
+        pause_s = 0.0
+        for _round in range(ROUNDS):
+            await asyncio.sleep(pause_s)
+            before = await self._look(source, leaf, shape, suspects)
+            await self.stream.beat(self.beat_timeout_s, self.purpose)
+            there = await self._look(target, leaf, shape, suspects)
+            after = await self._look(source, leaf, shape, suspects)
+            corrupt = {
+                key for key in suspects if before.get(key) == after.get(key) and there.get(key) != before.get(key)
+            }
+            if corrupt:
+                raise self._corrupt(leaf, shape, corrupt)
+            suspects = {key for key in suspects if there.get(key) not in (before.get(key), after.get(key))}
+            if not suspects:
+                break
+            pause_s = 0.02
+        if len(suspects) > MAX_UNSETTLED:
+            raise HeadroomError(
+                f"Failed to verify move {self.move.label}: {len(suspects)} rows of {leaf.schema}.{leaf.name} changed whenever they "
+                "were looked at. Move the bucket when it is written to less.",
+                code="unsettled",
+            )
+        return suspects
+
+    async def recheck(self, unsettled: t.Mapping[str, t.Sequence[Key]]) -> None:
+        """Compare rows once and for all, while nobody can change them.
+
+        :raises HeadroomError: with the code ``corrupt`` when one is not the same.
+        """
+        for leaf in self.move.leaves:
+            keys = set(unsettled.get(leaf.name, ()))
+            if keys:
+                shape = self.shapes[leaf.name]
+                ours = await self._look(self.stream.source, leaf, shape, keys, purpose=f"switch {self.move.id}")
+                theirs = await self._look(self.stream.target, leaf, shape, keys)
+                wrong = differing(ours, theirs)
+                if wrong:
+                    raise self._corrupt(leaf, shape, wrong)
+
+    async def _look(
+        self, shard: str, leaf: Leaf, shape: Shape, keys: t.Collection[Key], purpose: str | None = None
+    ) -> dict[Key, int]:
+        columns = [list(column) for column in zip(*sorted(keys), strict=True)]
+        rows = await self.members.rows(
+            shard, rows_query(leaf, shape), columns, purpose=purpose or self.purpose, verb="verify rows on"
+        )
+        return by_key(rows)
+
+    async def _snapshot(self, shard: str) -> None:
+        await self._rows(shard, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        # chunks are few, but the planner cannot know it of an expression, and would sort all rows
+        await self._rows(shard, "SELECT set_config('enable_sort', 'off', true), set_config('jit', 'off', true)")
+
+    async def _rows(self, shard: str, query: t.Any, params: t.Any = None) -> list[dict[str, t.Any]]:
+        return await self.members.rows(
+            shard, query, params, timeout_s=None, purpose=self.purpose, verb=f"verify move {self.move.label} on"
+        )
+
+    def _corrupt(self, leaf: Leaf, shape: Shape, keys: t.Collection[Key]) -> HeadroomError:
+        ordered = sorted(keys, key=lambda key: tuple((len(part), part) for part in key))
+        columns = ", ".join(shape.key)
+        first, last = (", ".join(one) for one in (ordered[0], ordered[-1]))
+        where = f"({columns}) = ({first})" if len(ordered) == 1 else f"({columns}) from ({first}) to ({last})"
+        name = bucket_name(self.move.bucket_id)
+        many = "1 row" if len(ordered) == 1 else f"{len(ordered)} rows"
+        return HeadroomError(
+            f"Failed to verify move {self.move.label}: {many} of table {leaf.table.name}, bucket {name}, with {where}, "
+            f"differ between {self.stream.source} and {self.stream.target}. Nothing was switched. Find out who writes to the copy.",
+            code="corrupt",
+            table=leaf.table.name,
+            bucket=name,
+            keys=[list(one) for one in ordered[:NAMED]],
+            rows=len(ordered),
+        )
+
+
+def _by_chunk(rows: t.Iterable[t.Mapping[str, t.Any]]) -> dict[int, tuple[int, int]]:
+    return {row["chunk"]: (row["rows"], row["sum"]) for row in rows}
