@@ -4,7 +4,8 @@
 """Time ``redis_cluster_rebalance`` against the server's own ``--cluster rebalance``, with clients at work.
 
 A cluster of plain servers on the lab's hosts grows by one or more primaries and shrinks again, over and over with the same data:
-moved by the module, as a user runs it through ansible-playbook, and by redis-cli with keys in pipelines of several lengths.
+moved by the module, as a user runs it through ansible-playbook, and by redis-cli with keys in pipelines of several lengths, or by
+valkey-cli in the server's own atomic jobs.
 All take turns, and each turn gives one ratio. What is timed is the task from its start to its end, as ansible-core reports it,
 and the command inside its host; starting ansible-playbook and podman is left out.
 
@@ -40,6 +41,7 @@ PEER_TIMEOUT_S = 3000
 LIVE_CLIENTS = 20
 LIVE_PERIOD_S = 0.05
 REDIRECTIONS = 10
+OURS = ()
 
 PLAY = r"""
 - name: Time the collection's way to move slots
@@ -166,8 +168,8 @@ class Bench:
         self.added = servers[small:]
         self.keys = keys
 
-    def turn(self, way: int | None, grow: bool) -> Turn:
-        """Move by one way: ours, or the tool's with so many keys at once.
+    def turn(self, way: tuple[str, ...], grow: bool) -> Turn:
+        """Move by one way: ours, or the tool's with these options.
 
         :raises RuntimeError: when it did not move what it was to move, or a client's command failed.
         """
@@ -178,7 +180,7 @@ class Bench:
         for thread in threads:
             thread.start()
         try:
-            span = self._ours(grow) if way is None else self._peer(way, grow)
+            span = self._ours(grow) if way == OURS else self._peer(way, grow)
         finally:
             for thread in threads:
                 thread.finish()
@@ -209,11 +211,10 @@ class Bench:
             extra = {"bench_nodes": nodes, "bench_journal": str(Path(folder, "journal"))}
             return task_span(PLAY, "ours", INVENTORIES, extra, folder)
 
-    def _peer(self, pipeline: int, grow: bool) -> Span:
+    def _peer(self, way: tuple[str, ...], grow: bool) -> Span:
         first = self.servers[0]
         command = [f"{self.options.engine}-cli", "--cluster", "rebalance", f"{first.host}:{first.port}"]
-        command += ["--cluster-pipeline", str(pipeline)]
-        command += ["--cluster-use-empty-masters", "--cluster-weight"]
+        command += [*way, "--cluster-use-empty-masters", "--cluster-weight"]
         command += [f"{one.id}={self._weight(grow):g}" for one in self.added]
         # the clock of a container is that of this machine
         script = f'date +%s.%N\nif ! out=$({shlex.join(command)} 2>&1); then echo "$out" | tail -n 5 >&2; exit 1; fi\ndate +%s.%N'
@@ -249,7 +250,8 @@ def arguments(argv: t.Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--weight", type=float, default=1.0, help="of an added primary beside 1 of the others (default: 1)"
     )
-    parser.add_argument("--pipelines", nargs="+", type=int, default=[10, 200], help="keys that the tool moves at once")
+    parser.add_argument("--pipelines", nargs="*", type=int, default=[10, 200], help="keys that the tool moves at once")
+    parser.add_argument("--atomic", action="store_true", help="let the tool move atomically as well; valkey-cli 9 can")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="one round with few keys, to see that it works")
     options = parser.parse_args(argv)
@@ -277,28 +279,30 @@ def arguments(argv: t.Sequence[str] | None = None) -> argparse.Namespace:
 
 def measure(options: argparse.Namespace, lab: Lab, small: int, large: int, keys: int) -> None:
     """Run all turns with one cluster and print their figures."""
-    ways = [None, *options.pipelines]
-    turns: dict[tuple[int | None, bool], list[Turn]] = {}
+    peers = [("--cluster-pipeline", str(pipeline)) for pipeline in options.pipelines]
+    if options.atomic:
+        peers.append(("--cluster-use-atomic-slot-migration",))
+    turns: dict[tuple[tuple[str, ...], bool], list[Turn]] = {}
     began_load = round(os.getloadavg()[0], 2)
     with cluster(lab, options.engine, options.hosts, FIRST_PORT, primaries=small, empty=large - small) as servers:
         fill(servers, keys, options.value_bytes)
         version = servers[0].client.info("server")[f"{options.engine}_version"]
         bench = Bench(options, lab, servers, small, keys)
         for _round in range(options.rounds):
-            for way in ways:
+            for way in (OURS, *peers):
                 for grow in (True, False):
                     try:
                         turn = bench.turn(way, grow)
                     except RuntimeError as error:
-                        what = "ours" if way is None else f"--cluster-pipeline {way}"
+                        what = " ".join(way) or "ours"
                         raise RuntimeError(f"{what}, {'growing' if grow else 'shrinking'}: {error}") from error
                     turns.setdefault((way, grow), []).append(turn)
     for grow in (True, False):
         sizes = f"{small}_to_{large}" if grow else f"{large}_to_{small}"
-        ours = turns[None, grow]
-        for pipeline in options.pipelines:
-            peer = turns[pipeline, grow]
-            name = f"{options.engine}-cli --cluster rebalance --cluster-pipeline {pipeline}"
+        ours = turns[OURS, grow]
+        for way in peers:
+            peer = turns[way, grow]
+            name = " ".join([f"{options.engine}-cli --cluster rebalance", *way])
             more = {"keys": keys, "engine": f"{options.engine} {version}", "load": began_load}
             for what, unit, value, better in (
                 ("keys_per_s", "keys/s", lambda turn: turn.keys_per_s, True),
