@@ -19,13 +19,14 @@ from ..._common.argspec import ArgumentSpec
 from ..._common.errors import HeadroomError, OptionError
 from ..connection import SSL_MODES, Login
 from ..health.observe import classify
+from .model import STATES, Member
 from .options import check, check_names
 
 if t.TYPE_CHECKING:
     import psycopg
 
 APPLICATION_NAME = "headroom_shards"
-# names are looked up in pg_catalog alone, so that definitions come out with their schemas; a dead owner of a lock is noticed
+# names are looked up in pg_catalog alone, so that definitions come out with their schemas; a server notices that we are gone
 _SETTINGS = {
     "search_path": "pg_catalog",
     "datestyle": "ISO, YMD",
@@ -36,6 +37,7 @@ _SETTINGS = {
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
+    "client_connection_check_interval": "5s",
 }
 _SET_SQL = "SELECT set_config(name, setting, false) FROM unnest(%s::text[], %s::text[]) AS s (name, setting)"
 
@@ -51,25 +53,6 @@ _HINTS = {
 }
 
 Row = dict[str, t.Any]
-
-
-@dataclass(frozen=True)
-class Member:
-    """A database of the cluster: a shard or a router."""
-
-    name: str
-    host: str
-    port: int = 5432
-    dbname: str = "postgres"
-    role: str = "shard"
-    # what applications are told; None is host and port
-    application_host: str | None = None
-    application_port: int | None = None
-
-    @property
-    def address(self) -> str:
-        """Where it is, as ``host:port/database``."""
-        return f"{self.host}:{self.port}/{self.dbname}"
 
 
 @dataclass(frozen=True)
@@ -102,10 +85,10 @@ class MemberError(HeadroomError):
         self.sqlstate = sqlstate
 
 
-def members_spec(**own: dict[str, t.Any]) -> ArgumentSpec:
+def members_spec() -> ArgumentSpec:
     """Return the options that name the members and how these reach each other.
 
-    :param own: further options of an entry of ``shards``.
+    They match the documentation fragment ``headroom.scale.postgresql.members``.
     """
     place = {
         "name": {"type": "str", "required": True},
@@ -113,7 +96,14 @@ def members_spec(**own: dict[str, t.Any]) -> ArgumentSpec:
         "port": {"type": "int", "default": 5432},
         "database": {"type": "str"},
     }
-    shard = {**place, "application_host": {"type": "str"}, "application_port": {"type": "int"}, **own}
+    shard = {
+        **place,
+        "application_host": {"type": "str"},
+        "application_port": {"type": "int"},
+        "weight": {"type": "float", "default": 1.0},
+        "state": {"type": "str", "choices": list(STATES), "default": "active"},
+        "capacity_bytes": {"type": "int"},
+    }
     return ArgumentSpec(
         {
             "shards": {"type": "list", "elements": "dict", "required": True, "options": shard},
@@ -326,7 +316,11 @@ class Members:
             raise self.error(name, verb, error) from error
         finally:
             if not task.done():
+                # cancelled itself: the server is asked to stop what it does
                 task.cancel()
+                await asyncio.wait({task}, timeout=5.0)
+                if not task.done():
+                    cut(connection)
             elif not task.cancelled():
                 task.exception()
 

@@ -52,6 +52,25 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class Member:
+    """A database of the cluster: a shard or a router."""
+
+    name: str
+    host: str
+    port: int = 5432
+    dbname: str = "postgres"
+    role: str = "shard"
+    # what applications are told; None is host and port
+    application_host: str | None = None
+    application_port: int | None = None
+
+    @property
+    def address(self) -> str:
+        """Where it is, as ``host:port/database``."""
+        return f"{self.host}:{self.port}/{self.dbname}"
+
+
+@dataclass(frozen=True)
 class Table:
     """A sharded table and the column that is its shard key."""
 
