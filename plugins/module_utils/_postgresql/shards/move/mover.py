@@ -97,9 +97,10 @@ class Mover:
 
     # --- onward
 
-    async def run(self) -> None:
+    async def run(self, finish: bool = True) -> None:
         """Carry the move to where it waits for the end of its grace. One that fails before its switch leaves nothing behind.
 
+        :param finish: whether to wait until nobody reads at the former shard any more; :meth:`settle` does that later else.
         :raises HeadroomError: when it fails; the journal says so too.
         """
         try:
@@ -110,7 +111,7 @@ class Mover:
             if error.code != "in_doubt" and self.move.state != "switched":
                 await self.undo(error)
             raise
-        await self.settle()
+        await self.settle(finish)
 
     async def _to_switched(self) -> None:
         if self.move.state in ("planned", "copying") and self.move.step not in ("copied", "indexes"):
@@ -319,8 +320,11 @@ class Mover:
 
     # --- after the switch
 
-    async def settle(self) -> None:
-        """Tell everybody of the switch, let changes flow back, and take the leaf that was given away out of its table."""
+    async def settle(self, finish: bool = True) -> None:
+        """Tell everybody of the switch, let changes flow back, and take the leaf that was given away out of its table.
+
+        :param finish: whether to do the last of it, which waits.
+        """
         move = self.move
         if move.detail.get("owner") == move.source:
             await self._returned()
@@ -333,7 +337,7 @@ class Mover:
             await self._back_to_name(self.reverse)
             await self.reverse.subscribe()
             await self.journal.write(move, step="grace", routed_at=time.time())
-        if move.step == "grace":
+        if move.step == "grace" and finish:
             await self._detach(move.source)
             await self.journal.write(move, step="detached")
 

@@ -165,6 +165,8 @@ class Switch:
         in_doubt = False
         began = committing = time.monotonic()
         try:
+            # a first time before the transaction, so that the session knows the catalogs
+            await self._require_same()
             await asyncio.gather(self._begin(self.giver, pace), self._begin(self.taker, pace))
             began = time.monotonic()
             await self._lock_leaves()

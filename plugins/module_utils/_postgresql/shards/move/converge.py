@@ -1,0 +1,692 @@
+# Copyright: headroom.scale contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# **PRIVATE** to the collection: may change at any time without notice.
+"""The run of ``postgresql_shard_rebalance``: take up what is on its way, observe, plan, move, verify."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import os
+import time
+import typing as t
+from dataclasses import dataclass, field, replace
+
+from ...._common.errors import HeadroomError, OptionError
+from ...health.model import format_bytes
+from ..keys import Key, parse_key
+from ..members import Lock, Members
+from ..model import BucketId, ShardMap, Usage, bucket_name
+from ..observed import Observed
+from ..plan import Limits, Plan, Share, imbalance, plan, plan_id
+from ..plan import Move as PlannedMove
+from ..read import observe, require_primaries
+from ..routers import Change, repoint
+from ..usage import measure
+from . import preflight
+from .copy import Rate
+from .guard import Guard
+from .journal import Journal
+from .model import BEFORE_SWITCH, Move
+from .mover import Context, Mover, Settings
+from .options import Options
+from .orphans import Orphan, find_orphans, remove_orphans
+from .switch import resolve
+from .watch import Watch
+
+PROGRESS_S = 2.0
+_PLACE_SQL = """
+UPDATE headroom.bucket SET shard = %s, epoch = %s WHERE group_name = %s AND number = %s AND epoch < %s
+"""
+_EPOCH_SQL = "UPDATE headroom.cluster SET epoch = greatest(epoch, %s)"
+Shares = tuple[Share, ...]
+
+
+def rebalance(options: Options, check_mode: bool = False) -> dict[str, t.Any]:
+    """Do what the options say and return what was seen and done."""
+    import psycopg  # noqa: F401  # fail before anything is contacted
+
+    return asyncio.run(_Run(options, check_mode).run())
+
+
+@dataclass
+class _Seen:
+    """What was seen, and what follows from it."""
+
+    observed: Observed
+    map: ShardMap
+    usage: dict[BucketId, Usage] = field(default_factory=dict)
+    in_grace: dict[BucketId, Move] = field(default_factory=dict)
+    in_flight: dict[BucketId, Move] = field(default_factory=dict)
+
+
+class _Run:
+    def __init__(self, options: Options, check_mode: bool) -> None:
+        self.options = options
+        self.check_mode = check_mode or options.state == "planned"
+        self.guard = Guard(options.max_rate_bytes_s)
+        self.busy: list[Move] = []
+        self.done: list[dict[str, t.Any]] = []
+        self.recovered: list[dict[str, t.Any]] = []
+        self.removed: list[Orphan] = []
+        self.routing = asyncio.Lock()
+        self.total_bytes = 0
+        self.finished_bytes = 0
+        self.began = time.monotonic()
+        self.changed = False
+
+    async def run(self) -> dict[str, t.Any]:
+        options = self.options
+        async with Members(options.members, options.login, options.timeout_s) as members:
+            self.members = members
+            self.journal = Journal(members)
+            if self.check_mode:
+                seen = await self._look()
+                return await self._foretell(seen)
+            async with Lock(members, options.cluster) as lock:
+                self.lock = lock
+                seen = await self._look()
+                self.context = self._context(seen)
+                shown = asyncio.ensure_future(self._show())
+                try:
+                    async with Watch(members, self.guard, options.bounds, self._busy_shards):
+                        return await self._work(seen)
+                except HeadroomError as error:
+                    error.result = {**self._figures(), "changed": self.changed, **error.result}
+                    raise
+                finally:
+                    shown.cancel()
+                    await asyncio.gather(shown, return_exceptions=True)
+
+    async def _work(self, seen: _Seen) -> dict[str, t.Any]:
+        await self._recover(seen)
+        if self.options.state == "reverted":
+            return await self._revert(seen)
+        await self._retire(await self._look(), due_only=self.options.state != "cleaned" or not self.options.retire_now)
+        if self.options.state == "cleaned":
+            return await self._clean()
+        return await self._balance(await self._look())
+
+    # --- observe
+
+    async def _look(self) -> _Seen:
+        observed, shard_map = await observe(self.members)
+        require_primaries(observed)
+        if shard_map is None:
+            raise HeadroomError(
+                "Failed to rebalance: no member has a map. Declare one with postgresql_shard_map first.", code="no_map"
+            )
+        self._check_members(observed, shard_map)
+        shard_map = self._as_given(shard_map)
+        groups = {group.name: group for group in shard_map.groups}
+        seen = _Seen(observed, shard_map)
+        for move in await self.journal.open_moves(groups):
+            (seen.in_grace if move.state == "switched" else seen.in_flight)[move.bucket_id] = move
+        return seen
+
+    def _check_members(self, observed: Observed, shard_map: ShardMap) -> None:
+        for name, one in observed.items():
+            member = one.member
+            stored = one.stored
+            where = f"{name} on {member.host}:{member.port}"
+            if stored is None:
+                raise HeadroomError(
+                    f"Failed to rebalance: {where} has no map. Declare the shards with postgresql_shard_map first.",
+                    code="no_map",
+                    member=name,
+                )
+            if (stored.cluster, stored.self_name) != (self.options.cluster, name):
+                raise HeadroomError(
+                    f"Failed to rebalance: {where} is {stored.self_name} of cluster {stored.cluster}, "
+                    f"not {name} of {self.options.cluster}. Check host, port and database.",
+                    code="other_member",
+                    member=name,
+                )
+            known = {other.name for other in stored.members}
+            missing = sorted(known - set(observed))
+            if missing:
+                raise OptionError(
+                    "shards",
+                    sorted(observed),
+                    f"the map has {', '.join(missing)} too; name all members, or declare it anew.",
+                )
+
+    def _as_given(self, shard_map: ShardMap) -> ShardMap:
+        """Return the map with the weights and states of the options, which may be for this run alone."""
+        given = {shard.name: shard for shard in self.options.shards}
+        return replace(shard_map, shards=tuple(given.get(shard.name, shard) for shard in shard_map.shards))
+
+    # --- plan
+
+    async def _plan(self, seen: _Seen) -> tuple[Plan, list[str]]:
+        """Return what is to be done, and what is not, a sentence each."""
+        options = self.options
+        isolated = self._isolated(seen.map)
+        seen.usage = await measure(self.members, seen.map, options.load, options.sample_s, isolated)
+        limits, closed = self._limits()
+        kept = self._kept(seen)
+        # what is in its grace has a copy on its former shard, to which nothing may be written yet
+        fixed = {bucket for bucket in seen.in_grace if bucket in seen.map.placements}
+        made = plan(seen.map, seen.usage, limits, kept, isolated)
+        left_out = [one.text for one in made.left_out]
+        if closed:
+            left_out.append(closed)
+            made = replace(made, splits=(), moves=(), after=made.before, estimated_s=0.0)
+        if made.splits:
+            left_out += [
+                f"Bucket {split.group}/{split.bucket} is not split: this version moves whole buckets only."
+                for split in made.splits
+            ]
+            parts = {(split.group, part.number) for split in made.splits for part in split.parts}
+            made = replace(made, moves=tuple(move for move in made.moves if move.bucket not in parts), splits=())
+        waiting = [move for move in made.moves if move.bucket in fixed]
+        if waiting:
+            left_out += [
+                f"Bucket {bucket_name(move.bucket)} stays on {move.source}: it came there by move {seen.in_grace[move.bucket].id} and can "
+                "still be taken back; end that with state cleaned and retire_now."
+                for move in waiting
+            ]
+            made = replace(made, moves=tuple(move for move in made.moves if move.bucket not in fixed))
+        return replace(made, id=plan_id(seen.map, options.limits, isolated)), left_out
+
+    def _isolated(self, shard_map: ShardMap) -> tuple[tuple[str, Key], ...]:
+        groups = {group.name: group for group in shard_map.groups}
+        found = []
+        for index, (name, value) in enumerate(self.options.isolate):
+            if name not in groups:
+                raise OptionError(f"isolate[{index}].group", name, f"give one of {', '.join(groups) or 'none'}.")
+            try:
+                found.append((name, parse_key(groups[name].key_type, value)))
+            except ValueError as error:
+                raise OptionError(f"isolate[{index}].key", value, f"{error}.") from None
+        return tuple(found)
+
+    def _limits(self) -> tuple[Limits, str]:
+        """Return the limits of now, and why nothing may begin, if so."""
+        limits, window = self.options.limits, self.options.window
+        if window is None:
+            return limits, ""
+        left_s = window.left_s(datetime.datetime.now(datetime.UTC))
+        if left_s <= 0:
+            return limits, f"Nothing moves now: the window is {window.text()}."
+        most_s = left_s if limits.max_duration_s is None else min(left_s, limits.max_duration_s)
+        return replace(limits, max_duration_s=most_s), ""
+
+    def _kept(self, seen: _Seen) -> dict[str, int]:
+        """Return what shards hold besides their buckets: those that they gave away and that can still be taken back."""
+        kept: dict[str, int] = {}
+        for move in seen.in_grace.values():
+            shard = move.source if move.detail.get("owner") == move.target else move.target
+            kept[shard] = kept.get(shard, 0) + move.bytes_total
+        return kept
+
+    async def _given(self, seen: _Seen, given: t.Mapping[str, t.Any]) -> tuple[Plan, list[str]]:
+        """Return a plan that was made before, as far as it has not been carried out.
+
+        :raises HeadroomError: when it is not that of this map any more.
+        """
+        isolated = self._isolated(seen.map)
+        now = plan_id(seen.map, self.options.limits, isolated)
+        begun = {row["id"] for row in await self.journal.rows() if row["plan_id"] == given["id"]}
+        if given["id"] != now and not begun:
+            raise HeadroomError(
+                f"Failed to carry out plan {given['id']}: the map or the limits are not what they were when it was made, now they make "
+                f"{now}. Plan again.",
+                code="plan_drifted",
+                plan_id=now,
+            )
+        seen.usage = await measure(self.members, seen.map, self.options.load, self.options.sample_s)
+        moves, left_out = [], []
+        for entry in given["moves"]:
+            bucket = (entry["group"], entry["bucket"])
+            placement = seen.map.placements.get(bucket)
+            if placement is not None and placement.shard == entry["target"] and begun:
+                continue
+            if placement is None or (placement.shard, placement.epoch) != (entry["source"], entry["epoch"]):
+                raise HeadroomError(
+                    f"Failed to carry out plan {given['id']}: bucket {bucket_name(bucket)} is not on {entry['source']} since epoch "
+                    f"{entry['epoch']} any more. Plan again.",
+                    code="plan_drifted",
+                    plan_id=now,
+                )
+            size, load = seen.usage[bucket].size_bytes, seen.usage[bucket].load
+            moves.append(PlannedMove(bucket, entry["source"], entry["target"], size, load, 0.0))
+        _limits, closed = self._limits()
+        if closed:
+            left_out.append(closed)
+            moves = []
+        before = _shares(seen)
+        targets = {move.bucket: move.target for move in moves}
+        return Plan(given["id"], (), tuple(moves), before, _shares(seen, targets), 0.0, ()), left_out
+
+    # --- move
+
+    def _context(self, seen: _Seen) -> Context:
+        options = self.options
+        return Context(
+            self.members,
+            options.access,
+            self.lock,
+            self.journal,
+            self.guard,
+            Settings(
+                pace=options.pace,
+                streams=options.streams,
+                slot_timeout_s=options.slot_timeout_s,
+                catch_up_timeout_s=options.catch_up_timeout_s,
+                read_grace_s=options.read_grace_s,
+                revert_window_s=options.revert_window_s,
+            ),
+            self._tell,
+            epoch=max([seen.map.epoch, *(placement.epoch for placement in seen.map.placements.values())]),
+        )
+
+    async def _tell(self, move: Move, owner: str, epoch: int) -> None:
+        """Tell the other shards and the routers where a bucket is now."""
+        members = self.members
+        params = [owner, epoch, *move.bucket_id, epoch]
+
+        async def place(name: str) -> None:
+            await members.rows(name, _PLACE_SQL, params, purpose="place", verb="tell of a move")
+            await members.rows(name, _EPOCH_SQL, [epoch], purpose="place", verb="tell of a move")
+
+        # one at a time, as a router has one connection for it
+        async with self.routing:
+            for router in members.routers:
+                await repoint(members, router.name, [Change(move.group, {move.bucket: owner})])
+            await members.each(place)
+
+    async def _recover(self, seen: _Seen) -> None:
+        """Take up what another run has left, so that each bucket is on one shard and each object belongs to a move that goes on."""
+        moves = [*seen.in_flight.values(), *seen.in_grace.values()]
+        if not moves:
+            return
+        # what is in doubt is decided before anything else, since it keeps statements waiting
+        decided = [await resolve(self.members, move) for move in moves]
+        if any(decided):
+            groups = {group.name: group for group in seen.map.groups}
+            moves = await self.journal.open_moves(groups)
+            self.context.epoch = max(self.context.epoch, *(move.detail.get("epoch", 0) for move in moves), 0)
+        shards = {shard.name: shard for shard in seen.map.shards}
+        for move in moves:
+            mover = Mover(self.context, move)
+            was = f"{move.state} {move.step}".strip()
+            if move.state == "switched":
+                if move.step == "detached":
+                    continue
+                await (mover.retire() if move.step == "retiring" else mover.settle())
+                action = "finished"
+            elif (
+                self.options.state == "balanced"
+                and (move.state in BEFORE_SWITCH[2:] or move.step in ("copied", "indexes"))
+                and shards[move.target].takes_share
+            ):
+                self.busy.append(move)
+                await mover.run(finish=True)
+                self.busy.remove(move)
+                action = "finished"
+                self._count(mover)
+            else:
+                await mover.undo(HeadroomError(f"It was interrupted while {was}.", code="interrupted"))
+                action = "rolled_back"
+            self.changed = True
+            self.recovered.append({**_entry(move), "was": was, "action": action})
+
+    async def _balance(self, seen: _Seen) -> dict[str, t.Any]:
+        options = self.options
+        made, left_out = await (self._plan(seen) if options.plan is None else self._given(seen, options.plan))
+        groups = {group.name: group for group in seen.map.groups}
+        moves = [
+            Move(
+                os.urandom(5).hex(),
+                groups[one.bucket[0]],
+                one.bucket[1],
+                one.source,
+                one.target,
+                plan_id=made.id,
+                bytes_total=one.size_bytes,
+            )
+            for one in made.moves
+        ]
+        sizes = {move.label: move.bytes_total for move in moves}
+        if moves:
+            checked = await preflight.check(
+                self.members, moves, sizes, options.bounds.min_free_bytes, options.limits.concurrent_moves_per_shard
+            )
+            _require(checked)
+        self.total_bytes = sum(sizes.values())
+        await self._carry(moves)
+        after = await self._look()
+        after.usage = await measure(self.members, after.map, options.load, options.sample_s)
+        return self._result(seen, made, left_out, _shares(after), after)
+
+    async def _carry(self, moves: list[Move]) -> None:
+        """Carry moves, the first ones first, as many at a time as may be."""
+        limits = self.options.limits
+        waiting, running = list(moves), {}
+        movers: list[Mover] = []
+        failed: HeadroomError | None = None
+        while waiting or running:
+            while failed is None and len(running) < limits.concurrent_moves:
+                chosen = next((move for move in waiting if self._has_room(move)), None)
+                if chosen is None or self._limits()[1]:
+                    break
+                waiting.remove(chosen)
+                self.busy.append(chosen)
+                mover = Mover(self.context, chosen)
+                running[asyncio.ensure_future(self._one(mover))] = mover
+            if not running:
+                break
+            ended, _going_on = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                mover = running.pop(task)
+                self.busy.remove(mover.move)
+                error = task.exception()
+                if error is not None and not isinstance(error, HeadroomError):
+                    for other in running:
+                        other.cancel()
+                    await asyncio.gather(*running, return_exceptions=True)
+                    raise error
+                if error is not None:
+                    failed = failed or error
+                    continue
+                movers.append(mover)
+        # those who still read at the former shards have had their time by now, or soon
+        for mover in movers:
+            await mover.settle()
+        if failed is not None:
+            raise failed
+
+    def _has_room(self, move: Move) -> bool:
+        most = self.options.limits.concurrent_moves_per_shard
+        return all(sum(name in one.shards for one in self.busy) < most for name in move.shards)
+
+    async def _one(self, mover: Mover) -> None:
+        move = mover.move
+        self.changed = True
+        await self.journal.write(move)
+        began = time.monotonic()
+        try:
+            await mover.run(finish=False)
+        finally:
+            self.finished_bytes += move.bytes_total
+            self.done.append({**_entry(move), "duration_s": round(time.monotonic() - began, 2), "error": move.error})
+            if mover.switched is not None:
+                self.done[-1]["switch"] = mover.switched.as_dict()
+        self._say(
+            f"{move.label}: done, {move.rows} rows, {format_bytes(move.bytes_done)} in {time.monotonic() - began:.1f} s"
+        )
+
+    def _count(self, mover: Mover) -> None:
+        self.done.append({**_entry(mover.move), "duration_s": None, "error": None})
+        if mover.switched is not None:
+            self.done[-1]["switch"] = mover.switched.as_dict()
+
+    async def _retire(self, seen: _Seen, due_only: bool) -> None:
+        for move in list(seen.in_grace.values()):
+            chosen = self.options.moves is None or move.id in self.options.moves or self.options.state != "cleaned"
+            if chosen and (move.detail.get("is_over") or not due_only):
+                self.changed = True
+                await Mover(self.context, move).retire()
+                self.done.append({**_entry(move), "duration_s": None, "error": None})
+
+    async def _clean(self) -> dict[str, t.Any]:
+        self.removed = await remove_orphans(self.members, await find_orphans(self.members, self.journal))
+        self.changed = self.changed or bool(self.removed)
+        seen = await self._look()
+        return await self._without_plan(seen)
+
+    async def _revert(self, seen: _Seen) -> dict[str, t.Any]:
+        seen = await self._look()
+        chosen = self._to_revert(seen)
+        for move in chosen:
+            self.changed = True
+            mover = Mover(self.context, move)
+            self.busy.append(move)
+            began = time.monotonic()
+            await mover.revert()
+            self.busy.remove(move)
+            self.done.append({**_entry(move), "duration_s": round(time.monotonic() - began, 2), "error": None})
+            if mover.switched is not None:
+                self.done[-1]["switch"] = mover.switched.as_dict()
+        return await self._without_plan(await self._look())
+
+    def _to_revert(self, seen: _Seen) -> list[Move]:
+        """Return the moves to take back, the last first: the named ones, or those of the last plan."""
+        found = [move for move in seen.in_grace.values() if move.detail.get("owner") == move.target]
+        if self.options.moves is not None:
+            known = {move.id for move in found}
+            for name in self.options.moves:
+                if name not in known:
+                    raise OptionError(
+                        "moves",
+                        name,
+                        f"no such move can be taken back; these can: {', '.join(sorted(known)) or 'none'}.",
+                    )
+            return [move for move in reversed(found) if move.id in self.options.moves]
+        last = found[-1].plan_id if found else ""
+        return [move for move in reversed(found) if move.plan_id == last]
+
+    # --- results
+
+    async def _foretell(self, seen: _Seen) -> dict[str, t.Any]:
+        """Return what a run would do, without doing it."""
+        options = self.options
+        would = [
+            {**_entry(move), "was": f"{move.state} {move.step}".strip(), "action": _fate(move, options.state)}
+            for move in (*seen.in_flight.values(), *seen.in_grace.values())
+            if not (move.state == "switched" and move.step == "detached")
+        ]
+        self.recovered = would
+        if options.state in ("reverted", "cleaned"):
+            if options.state == "reverted":
+                chosen = self._to_revert(seen)
+            else:
+                chosen = [
+                    move
+                    for move in seen.in_grace.values()
+                    if (options.moves is None or move.id in options.moves)
+                    and (options.retire_now or move.detail.get("is_over"))
+                ]
+                self.removed = await find_orphans(self.members, self.journal)
+            self.done = [{**_entry(move), "duration_s": None, "error": None} for move in chosen]
+            self.changed = bool(chosen or would or self.removed)
+            return await self._without_plan(seen)
+        made, left_out = await (self._plan(seen) if options.plan is None else self._given(seen, options.plan))
+        groups = {group.name: group for group in seen.map.groups}
+        moves = [
+            Move("", groups[one.bucket[0]], one.bucket[1], one.source, one.target, bytes_total=one.size_bytes)
+            for one in made.moves
+        ]
+        if moves:
+            sizes = {move.label: move.bytes_total for move in moves}
+            checked = await preflight.check(
+                self.members, moves, sizes, options.bounds.min_free_bytes, options.limits.concurrent_moves_per_shard
+            )
+            _require(checked)
+        self.changed = bool(made.moves or would) and options.state != "planned"
+        return self._result(seen, made, left_out, made.after, None)
+
+    async def _without_plan(self, seen: _Seen) -> dict[str, t.Any]:
+        seen.usage = await measure(self.members, seen.map, self.options.load, self.options.sample_s)
+        shares = _shares(seen)
+        nothing = Plan("", (), (), shares, shares, 0.0, ())
+        return self._result(seen, nothing, [], shares, seen)
+
+    def _result(
+        self, seen: _Seen, made: Plan, left_out: t.Sequence[str], after: Shares, seen_after: _Seen | None
+    ) -> dict[str, t.Any]:
+        before, after_by = made.before, {share.shard: share for share in after}
+        moves = [
+            {
+                "group": move.bucket[0],
+                "bucket": move.bucket[1],
+                "source": move.source,
+                "target": move.target,
+                "bytes": move.size_bytes,
+                "epoch": seen.map.placements[move.bucket].epoch,
+            }
+            for move in made.moves
+        ]
+        then = {**{move.bucket: move.target for move in made.moves}} if seen_after is None else {}
+        return {
+            "changed": self.changed,
+            "summary": self._summary(made),
+            "plan": {
+                "id": made.id,
+                "moves": moves,
+                "bytes": made.size_bytes,
+                "estimated_s": round(made.estimated_s, 1),
+                "left_out": list(left_out),
+            },
+            "shares": [
+                {
+                    "name": share.shard,
+                    "buckets_before": share.buckets,
+                    "buckets_after": after_by[share.shard].buckets,
+                    "bytes_before": share.size_bytes,
+                    "bytes_after": after_by[share.shard].size_bytes,
+                    "load_before": round(share.load, 6),
+                    "load_after": round(after_by[share.shard].load, 6),
+                    "load_wanted": round(after_by[share.shard].wanted, 6),
+                }
+                for share in sorted(before, key=lambda one: one.shard)
+            ],
+            "imbalance": {"before": round(imbalance(before), 4), "after": round(imbalance(after), 4)},
+            "epoch": (seen_after or seen).map.epoch,
+            **self._figures(),
+            "diff": {
+                "before": _describe(seen.map, before, {}),
+                "after": _describe((seen_after or seen).map, after, then),
+            },
+        }
+
+    def _figures(self) -> dict[str, t.Any]:
+        return {
+            "moves": sorted(self.done, key=lambda one: (one["group"], one["bucket"])),
+            "recovered": self.recovered,
+            "orphans": [orphan.as_dict() for orphan in self.removed],
+            "paused_s": round(self.guard.paused_s, 1),
+        }
+
+    def _summary(self, made: Plan) -> str:
+        options = self.options
+        would = "would be " if self.check_mode else ""
+        parts = []
+        if self.recovered:
+            parts.append(f"{len(self.recovered)} moves of earlier runs {would}taken up")
+        if options.state in ("planned", "balanced"):
+            planned = len(made.moves)
+            count = planned if self.check_mode else sum(one["state"] == "switched" for one in self.done)
+            size = format_bytes(made.size_bytes)
+            if planned or count:
+                verb = "planned" if options.state == "planned" else f"{would}moved"
+                parts.append(f"{count} buckets, {size}, {verb}")
+            elif made.left_out:
+                parts.append("nothing can move")
+            else:
+                parts.append("every shard is within its share")
+        elif options.state == "reverted":
+            parts.append(f"{len(self.done)} buckets {would}taken back")
+        else:
+            parts.append(f"{len(self.done)} moves {would}retired, {len(self.removed)} orphans {would}removed")
+        text = "; ".join(parts)
+        return f"{text[0].upper()}{text[1:]}."
+
+    # --- progress
+
+    def _busy_shards(self) -> set[str]:
+        return {name for move in self.busy for name in move.shards}
+
+    async def _show(self) -> None:
+        rate = Rate()
+        while True:
+            await asyncio.sleep(PROGRESS_S)
+            if not self.busy:
+                continue
+            copied = self.finished_bytes + sum(min(move.bytes_done, move.bytes_total) for move in self.busy)
+            speed = rate.at(copied)
+            total = max(self.total_bytes, sum(move.bytes_total for move in self.busy))
+            left = f", about {(total - copied) / speed:.0f} s left" if speed > 0 and total > copied else ""
+            running = "; ".join(f"{move.label} {move.state} {move.step}".strip() for move in self.busy)
+            line = (
+                f"{format_bytes(copied)} of {format_bytes(total)} copied, {format_bytes(int(speed))}/s{left}: {running}"
+            )
+            if self.guard.reasons:
+                line += " (standing still: " + "; ".join(f"{k}: {v}" for k, v in self.guard.reasons.items()) + ")"
+            self._say(line)
+
+    def _say(self, line: str) -> None:
+        if self.options.progress_file:
+            # who cannot be told goes without
+            with contextlib.suppress(OSError), open(self.options.progress_file, "a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+
+def _fate(move: Move, state: str) -> str:
+    if move.state == "switched":
+        return "finished"
+    resumed = move.state in BEFORE_SWITCH[2:] or move.step in ("copied", "indexes")
+    return "finished" if resumed and state in ("balanced", "planned") else "rolled_back"
+
+
+def _require(checked: preflight.Checked) -> None:
+    """Raise for what keeps moves from beginning.
+
+    :raises HeadroomError: with all reasons.
+    """
+    reasons = [*checked.all, *(f"{label}: {reason}" for label, reason in sorted(checked.moves.items()))]
+    if reasons:
+        more = f" {len(reasons) - 1} more reasons are in errors." if len(reasons) > 1 else ""
+        raise HeadroomError(
+            f"Failed to begin: {reasons[0]} Nothing was changed.{more}",
+            code="preflight",
+            result={"errors": [{"code": "preflight", "message": reason} for reason in reasons[1:]]},
+        )
+
+
+def _entry(move: Move) -> dict[str, t.Any]:
+    return {
+        "id": move.id,
+        "group": move.group.name,
+        "bucket": move.bucket,
+        "source": move.source,
+        "target": move.target,
+        "state": move.state,
+        "bytes": move.bytes_done or move.bytes_total,
+        "rows": move.rows,
+    }
+
+
+def _shares(seen: _Seen, targets: t.Mapping[BucketId, str] | None = None) -> Shares:
+    """Return what each shard carries and should carry."""
+    shards = {shard.name: shard for shard in seen.map.shards}
+    held: dict[str, list[BucketId]] = {name: [] for name in shards}
+    for bucket, placement in seen.map.placements.items():
+        held[(targets or {}).get(bucket, placement.shard)].append(bucket)
+    free = [name for name, shard in shards.items() if shard.state != "read_only"]
+    total = sum(seen.usage[bucket].load for name in free for bucket in held[name])
+    weight = sum(shard.weight for shard in shards.values() if shard.takes_share) or 1.0
+    shares = []
+    for name, shard in shards.items():
+        load = sum(seen.usage[bucket].load for bucket in held[name])
+        wanted = load if shard.state == "read_only" else total * shard.weight / weight if shard.takes_share else 0.0
+        shares.append(
+            Share(name, len(held[name]), sum(seen.usage[bucket].size_bytes for bucket in held[name]), load, wanted)
+        )
+    return tuple(shares)
+
+
+def _describe(shard_map: ShardMap, shares: Shares, targets: t.Mapping[BucketId, str]) -> str:
+    """Return the placements as text, by which a diff shows the moves."""
+    lines = []
+    for share in sorted(shares, key=lambda one: one.shard):
+        lines.append(f"{share.shard}: {share.buckets} buckets, {format_bytes(share.size_bytes)}")
+        held: dict[str, list[int]] = {}
+        for (group, number), placement in sorted(shard_map.placements.items()):
+            if targets.get((group, number), placement.shard) == share.shard:
+                held.setdefault(group, []).append(number)
+        lines += [f"{share.shard}: {group}/{number}" for group, numbers in sorted(held.items()) for number in numbers]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,126 @@
+# Copyright: headroom.scale contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# **PRIVATE** to the collection: may change at any time without notice.
+"""Watch the shards while buckets move, and let the moves stand still where live work would suffer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import types
+import typing as t
+from dataclasses import dataclass
+
+from ...._common.errors import HeadroomError
+from ...health.model import format_bytes
+from ..members import Members
+from .guard import Guard
+from .preflight import free_bytes
+
+LOOK_S = 1.0
+# the disk is looked at less often, since it takes a process
+DISK_EVERY = 10
+
+_LOAD_SQL = r"""
+SELECT (SELECT coalesce(max(extract(epoch FROM replay_lag)), 0)::float8 FROM pg_stat_replication
+    WHERE application_name NOT LIKE 'headroom\_%%' AND state = 'streaming') AS lag_s,
+  (SELECT coalesce(max(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)), 0)::bigint FROM pg_replication_slots
+    WHERE slot_name LIKE 'headroom\_%%' AND database = current_database()) AS retained_bytes,
+  (SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND backend_type = 'client backend'
+    AND application_name <> %s) AS active
+"""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What live work may come to while buckets move; 0 is no limit."""
+
+    max_replica_lag_s: float = 0.0
+    max_retained_wal_bytes: int = 0
+    min_free_bytes: int = 0
+    max_active: int = 0
+    # for how long the moves may stand still
+    patience_s: float = 3600.0
+
+
+class Watch:
+    """Looks at the shards beside the moves, for as long as a block runs."""
+
+    def __init__(self, members: Members, guard: Guard, bounds: Bounds, busy: t.Callable[[], set[str]]) -> None:
+        """Take what to hold back, and which shards have moves now."""
+        self.members = members
+        self.guard = guard
+        self.bounds = bounds
+        self.busy = busy
+        self._looks = 0
+        self._free: dict[str, int | None] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Watch:
+        """Begin, if there is anything to watch for."""
+        bounds = self.bounds
+        if bounds.max_replica_lag_s or bounds.max_retained_wal_bytes or bounds.min_free_bytes or bounds.max_active:
+            self._task = asyncio.ensure_future(self._watch())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        """End."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _watch(self) -> None:
+        while True:
+            reasons: dict[str, str] = {}
+            for shard in sorted(self.busy()):
+                try:
+                    found = await self._look(shard)
+                except HeadroomError as error:
+                    # a shard that does not answer has no strength to spare; the move itself finds out whether it is gone
+                    found = str(error)
+                if found:
+                    reasons[shard] = found
+            self._looks += 1
+            self.guard.pause(reasons)
+            if self.guard.pausing_s > self.bounds.patience_s:
+                why = "; ".join(f"{shard}: {reason}" for shard, reason in reasons.items())
+                self.guard.fail(
+                    HeadroomError(
+                        f"Failed to go on: the moves have stood still for {self.guard.pausing_s:.0f} s, longer than pause_patience_s. "
+                        f"{why}",
+                        code="paused_too_long",
+                    )
+                )
+                return
+            await asyncio.sleep(LOOK_S)
+
+    async def _look(self, shard: str) -> str:
+        from ..members import APPLICATION_NAME
+
+        bounds = self.bounds
+        row = await self.members.row(shard, _LOAD_SQL, [APPLICATION_NAME], purpose="watch", verb="watch")
+        if bounds.max_retained_wal_bytes and row["retained_bytes"] > bounds.max_retained_wal_bytes:
+            # standing still would keep even more
+            self.guard.fail(
+                HeadroomError(
+                    f"Failed to go on: {shard} keeps {format_bytes(row['retained_bytes'])} of WAL for moves, more than "
+                    f"max_retained_wal_bytes, {format_bytes(bounds.max_retained_wal_bytes)}. Move when less is written, or raise it.",
+                    code="retained_wal",
+                    member=shard,
+                )
+            )
+        if bounds.max_replica_lag_s and row["lag_s"] > bounds.max_replica_lag_s:
+            return f"a replica is {row['lag_s']:.1f} s behind, more than {bounds.max_replica_lag_s:g} s"
+        if bounds.max_active and row["active"] > bounds.max_active:
+            return f"{row['active']} sessions are active, more than {bounds.max_active}"
+        if bounds.min_free_bytes:
+            if self._looks % DISK_EVERY == 0 or shard not in self._free:
+                self._free[shard] = await free_bytes(self.members, shard)
+            free = self._free[shard]
+            if free is not None and free < bounds.min_free_bytes:
+                return f"{format_bytes(free)} are free on its disk, less than {format_bytes(bounds.min_free_bytes)}"
+        return ""
