@@ -21,6 +21,9 @@ from .observed import Observed, Relation
 from .options import check, groups_from, shards_from
 from .read import observe
 
+# what can end the transaction that they are tried in is not among them
+DDL_VERBS = ("CREATE", "ALTER", "COMMENT", "GRANT")
+
 
 def map_spec() -> ArgumentSpec:
     """Return the module's own options, without those to log in."""
@@ -113,6 +116,9 @@ def _statements(option: str, value: t.Any) -> tuple[str, ...]:
     fits = isinstance(given, list) and bool(given) and all(isinstance(one, str) and one.strip() for one in given)
     if not fits:
         raise OptionError(option, value, "give a CREATE TABLE statement, or a list of statements.")
+    for one in given:
+        verb = one.split()[0].upper()
+        check(option, one, verb in DDL_VERBS, f"statements that begin with {', '.join(DDL_VERBS)} are taken.")
     return tuple(str(one) for one in given)
 
 

@@ -544,8 +544,9 @@ def report_misplaced(
         if not one.homes:
             text = f"{_rows(one.rows)} of {one.table} on {one.shard} of tenants without a bucket ({shown}, …)"
         else:
+            verb = "belongs" if one.rows == 1 else "belong"
             text = (
-                f"{_rows(one.rows)} of {one.table} on {one.shard} belong to {' or '.join(one.homes)} (keys {shown}, …)"
+                f"{_rows(one.rows)} of {one.table} on {one.shard} {verb} to {' or '.join(one.homes)} (keys {shown}, …)"
             )
         parts.append(text.replace(", …)", ")") if one.rows <= len(first) else text)
         errors.append(

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import re
 import socket
 import types
 import typing as t
@@ -48,6 +49,8 @@ _HINTS = {
     "too_many_connections": "Raise max_connections there.",
     "starting_up": "Wait until it accepts connections.",
     "shutting_down": "Wait until it is up again.",
+    "connection_refused": "Check host and port, and that the server runs there.",
+    "dns_failure": "Check the name, and the resolver of the host that runs this.",
     "tls_refused": "Compare ssl_mode and ca_cert with the server's certificate and its ssl setting.",
     "timeout": "Is the server up and not frozen, and does a firewall drop the packets?",
 }
@@ -330,6 +333,15 @@ class Members:
         state = getattr(cause, "sqlstate", None)
         text = self.login.scrub(_text(cause))
         if code is None:
+            low = text.lower()
+            code = (
+                "connection_refused"
+                if "connection refused" in low
+                else "dns_failure"
+                if "resolve host" in low
+                else None
+            )
+        if code is None:
             code = {"42501": "access_denied", "3D000": "database_missing"}.get(state or "") or (
                 classify(text) if state is None or state.startswith(("08", "28", "53", "57")) else None
             )
@@ -379,7 +391,10 @@ def _text(cause: BaseException | str) -> str:
     """Return what went wrong in one line, without the statement that a server repeats."""
     diag = getattr(cause, "diag", None)
     if diag is None or diag.message_primary is None:
-        return " ".join(str(cause).split()).rstrip(".")
+        text = " ".join(str(cause).split()).rstrip(".")
+        # what libpq says around it is said by the sentence
+        text = re.sub(r"^connection failed: (connection to server at .*? failed: )?(FATAL: +)?", "", text)
+        return re.sub(r" Is the server running .*", "", text)
     parts = (diag.message_primary, diag.message_detail)
     return "; ".join(" ".join(part.split()).rstrip(".") for part in parts if part)
 
@@ -411,7 +426,10 @@ class Lock:
         :raises HeadroomError: when another run holds it on one, saying who; then it is held on none.
         """
         try:
-            await self.members.each(self._take, self.names)
+            # one after the other for the first: of two runs that begin at once, one gets it and all others
+            first, *others = sorted(self.names)
+            await self._take(first)
+            await self.members.each(self._take, others)
         except BaseException:
             await self.release()
             raise
