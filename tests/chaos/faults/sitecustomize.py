@@ -7,6 +7,9 @@ Python imports this by itself in every process that has this directory in PYTHON
 ``point.json``: ``pattern``, bytes of a command to a Redis server, or ``journal`` for a line that has reached the journal; ``nth``
 occurrence; ``when``, ``before`` or ``after`` the command is sent; ``to``, the addresses that count, all when empty. There the
 process writes ``reached`` and stands still until ``go`` appears.
+
+With ``driver`` ``psycopg`` the pattern is a regular expression for a statement to a PostgreSQL server and its parameters, and
+``after`` is when the server has answered.
 """
 
 from __future__ import annotations
@@ -15,12 +18,14 @@ import importlib.abc
 import importlib.util
 import json
 import os
+import re
 import sys
 import time
 import typing as t
 
 PATIENCE_S = 120
 CONNECTION = "redis.asyncio.connection"
+CURSOR = "psycopg.cursor_async"
 
 
 class Point:
@@ -35,6 +40,7 @@ class Point:
         self.when: str = point["when"]
         self.to: list[str] = point["to"]
         self.left: int = point["nth"]
+        self.driver: str = point.get("driver", "redis")
 
     def passes(self, address: str = "") -> None:
         """Count what has passed, and stand still at the point."""
@@ -69,13 +75,15 @@ def watch_journal(point: Point) -> None:
 class Commands(importlib.abc.MetaPathFinder):
     """Stops at a command, by wrapping the driver's way to send one when it is imported."""
 
+    module = CONNECTION
+
     def __init__(self, point: Point) -> None:
         """Take the point."""
         self.point = point
 
     def find_spec(self, name: str, path: t.Any = None, target: t.Any = None) -> t.Any:
         """Return the driver's own module with a loader that wraps."""
-        if name != CONNECTION:
+        if name != self.module:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -99,9 +107,35 @@ class Commands(importlib.abc.MetaPathFinder):
         module.AbstractConnection.send_packed_command = watched
 
 
+class Statements(Commands):
+    """Stops at a statement, by wrapping the driver's way to run one when it is imported."""
+
+    module = CURSOR
+
+    def wrap(self, module: t.Any) -> None:
+        """Put the point around every statement."""
+        execute, point, pattern = module.AsyncCursor.execute, self.point, re.compile(self.point.pattern, re.DOTALL)
+
+        async def watched(cursor: t.Any, query: t.Any, params: t.Any = None, **named: t.Any) -> t.Any:
+            text = query if isinstance(query, str) else query.as_string(cursor)
+            given = params.values() if isinstance(params, dict) else params or ()
+            text += " ".join(str(getattr(one, "obj", one)) for one in given)
+            info = cursor.connection.info
+            address = f"{info.host}:{info.port}"
+            counts = pattern.search(text) is not None and (not point.to or address in point.to)
+            if counts and point.when == "before":
+                point.passes(address)
+            result = await execute(cursor, query, params, **named)
+            if counts and point.when == "after":
+                point.passes(address)
+            return result
+
+        module.AsyncCursor.execute = watched
+
+
 if os.environ.get("HEADROOM_FAULT"):
     _point = Point(os.environ["HEADROOM_FAULT"])
     if _point.pattern == "journal":
         watch_journal(_point)
     else:
-        sys.meta_path.insert(0, Commands(_point))
+        sys.meta_path.insert(0, Statements(_point) if _point.driver == "psycopg" else Commands(_point))

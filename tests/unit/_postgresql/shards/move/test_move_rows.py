@@ -1,0 +1,177 @@
+# Copyright: headroom.scale contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How rows are compared and copied, as far as no server is needed."""
+
+from __future__ import annotations
+
+import itertools
+import typing as t
+
+import pytest
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.model import Bucket, Group, Table
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move import catalog, verify
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.catalog import Shape
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.copy import parts_of
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.model import Leaf, Move
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("psycopg")
+
+LEAF = Leaf(Table("public.orders", "user_id"), 7)
+SHAPE = Shape(
+    ("amount", "doc", "id", "user_id"),
+    {"amount": "numeric(12,2)", "doc": "json", "id": "bigint", "user_id": "bigint"},
+    ("user_id", "id"),
+    frozenset({"doc"}),
+)
+GROUP = Group("users", "hash", "bigint", (LEAF.table,), tuple(Bucket(number) for number in range(64)))
+
+
+def column(name: str, kind: str = "bigint", **more: t.Any) -> dict[str, t.Any]:
+    return {
+        "name": name,
+        "type": kind,
+        "collation": None,
+        "not_null": True,
+        "generated": None,
+        "sequence": None,
+        **more,
+    }
+
+
+def index(name: str, table: str, columns: str = "(user_id, id)", kind: str | None = "p") -> dict[str, t.Any]:
+    constraint = (
+        {"name": name, "type": kind, "definition": "", "deferrable": False, "deferred": False} if kind else None
+    )
+    unique = "UNIQUE " if kind else ""
+    return {
+        "name": name,
+        "definition": f"CREATE {unique}INDEX {name} ON public.{table} USING btree {columns}",
+        "primary": kind == "p",
+        "valid": True,
+        "constraint": constraint,
+        "columns": ["user_id", "id"],
+    }
+
+
+def facts(table: str = "orders_b7", **more: t.Any) -> dict[str, t.Any]:
+    return {
+        "kind": "r",
+        "persistence": "p",
+        "identity": "d",
+        "owner": "app",
+        "parent": "orders",
+        "check": "satisfies_hash_partition('16577'::oid, 64, 7, user_id)",
+        "row_security": False,
+        "default_partition": None,
+        "columns": [column("id"), column("user_id")],
+        "indexes": [index(f"{table}_pkey", table)],
+        "foreign_keys": [],
+        "referenced": [],
+        "checks": [],
+        "triggers": [],
+        "grants": [],
+        **more,
+    }
+
+
+def text(composed: t.Any) -> str:
+    return composed.as_string(None)
+
+
+@given(st.floats(0, 1e10))
+def test_chunks_are_a_power_of_two_within_bounds(rows: float) -> None:
+    chunks = verify.chunks_for(rows)
+    assert chunks & (chunks - 1) == 0
+    assert verify.CHUNKS[0] <= chunks <= verify.CHUNKS[1]
+
+
+def test_rows_that_differ_are_missing_or_other_on_one_side() -> None:
+    assert verify.differing({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 9, "d": 4}) == {"b", "c", "d"}
+
+
+def test_types_without_a_hash_are_compared_as_text() -> None:
+    assert (
+        text(verify.hash_of(SHAPE, SHAPE.columns))
+        == 'hash_record_extended(ROW("amount", "doc"::text, "id", "user_id"), 0)'
+    )
+
+
+def test_rows_are_looked_up_by_the_whole_key() -> None:
+    query = text(verify.rows_query(LEAF, SHAPE))
+    assert 'r."user_id" = k."user_id"::bigint AND r."id" = k."id"::bigint' in query
+    assert query.count("%s::text[]") == 2
+
+
+@given(st.integers(0, 100_000), st.integers(500, 20_000))
+def test_parts_cover_all_pages_and_those_to_come(pages: int, part_pages: int) -> None:
+    parts = parts_of(LEAF, SHAPE, pages, part_pages)
+    assert parts[0].first == 0
+    assert parts[-1].end is None
+    assert all(one.end == other.first for one, other in itertools.pairwise(parts))
+
+
+def test_part_reads_columns_by_name() -> None:
+    part = parts_of(LEAF, SHAPE, 10)[0]
+    columns = '"amount", "doc", "id", "user_id"'
+    assert f"COPY (SELECT {columns} FROM ONLY" in text(part.query())
+    assert text(part.target()).startswith(f'COPY "public"."orders_b7" ({columns}) FROM STDIN')
+
+
+def test_shape_comes_back_from_the_journal() -> None:
+    assert Shape.from_dict(SHAPE.as_dict()) == SHAPE
+
+
+def test_indexes_are_alike_whatever_they_are_called() -> None:
+    leaf, parent = facts(), facts("orders", indexes=[index("orders_pkey", "orders")])
+    assert catalog.index_kinds(leaf) == catalog.index_kinds(parent)
+    more = facts("orders", indexes=[index("orders_pkey", "orders"), index("x", "orders", "(id)", None)])
+    assert catalog.index_kinds(leaf) != catalog.index_kinds(more)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"columns": [column("id"), column("user_id"), column("more")]},
+        {"columns": [column("id", "integer"), column("user_id")]},
+        {"columns": [column("id", not_null=False), column("user_id")]},
+        {"indexes": []},
+        {"checks": ["CHECK ((id > 0))"]},
+    ],
+)
+def test_another_definition_has_another_fingerprint(change: dict[str, t.Any]) -> None:
+    assert catalog.fingerprint(facts(**change)) != catalog.fingerprint(facts())
+
+
+@pytest.mark.parametrize(
+    "change", [{"pages": 5}, {"grants": [{"to": "x", "privilege": "SELECT"}]}, {"triggers": ["t"]}]
+)
+def test_what_does_not_matter_to_a_copy_leaves_the_fingerprint(change: dict[str, t.Any]) -> None:
+    assert catalog.fingerprint(facts(**change)) == catalog.fingerprint(facts())
+
+
+def test_leaf_is_checked_for_its_bucket_while_it_is_copied() -> None:
+    made = text(catalog.create_leaf(Move("m1", GROUP, 7, "a", "b"), LEAF, facts()))
+    assert """CHECK (satisfies_hash_partition('"public"."orders"'::regclass, 64, 7, "user_id"))""" in made
+
+
+def test_constraints_are_made_of_indexes_once() -> None:
+    source, target = facts(), facts(indexes=[{**index("orders_b7_pkey", "orders_b7"), "constraint": None}])
+    made = [text(one) for one in catalog.create_constraints(LEAF, source, target)]
+    assert made == [
+        'ALTER TABLE "public"."orders_b7" ADD CONSTRAINT "orders_b7_pkey" PRIMARY KEY USING INDEX "orders_b7_pkey"'
+    ]
+    assert catalog.create_constraints(LEAF, source, source) == []
+
+
+def test_forwarder_has_generated_columns_and_rights() -> None:
+    source = facts(
+        columns=[column("id"), column("twice", generated="(id * 2)", not_null=False)],
+        grants=[{"to": "reader", "privilege": "SELECT"}, {"to": None, "privilege": "MAINTAIN"}],
+    )
+    made = text(catalog.create_forwarder(LEAF, source, "headroom_b"))
+    assert '"id" bigint NOT NULL, "twice" bigint GENERATED ALWAYS AS ((id * 2)) STORED' in made
+    assert 'GRANT SELECT ON "public"."orders_b7_forward" TO "reader"' in made
+    assert "MAINTAIN" not in made
