@@ -367,7 +367,8 @@ def target_map(
             "group_removed",
         )
     placements: dict[BucketId, Placement] = dict(known.placements) if known else {}
-    groups, changed = [], False
+    groups: list[Group] = []
+    grown: set[str] = set()
     for group in wanted.groups:
         before = old.get(group.name)
         now = group if before is None else merged(before, group)
@@ -375,9 +376,10 @@ def target_map(
         homes = _first_places(wanted, now, contents) if before is None else _later_places(wanted, now, new, placements)
         for bucket in new:
             placements[group.name, bucket.number] = Placement(homes[bucket.number], fresh)
-        changed |= before is None or now.tables != before.tables or bool(new)
+        if before is not None and now.tables != before.tables:
+            grown.add(group.name)
         groups.append(now)
-    _check_leaving(wanted, observed, known, changed)
+    _check_leaving(wanted, observed, known, grown)
     target = ShardMap(
         max([1, epoch, *(one.epoch for one in placements.values())]), wanted.shards, tuple(groups), placements
     )
@@ -486,7 +488,7 @@ def _later_places(
     return homes
 
 
-def _check_leaving(wanted: Wanted, observed: Observed, known: ShardMap | None, groups_change: bool) -> None:
+def _check_leaving(wanted: Wanted, observed: Observed, known: ShardMap | None, grown: t.Container[str]) -> None:
     declared = {shard.name for shard in wanted.shards}
     held: dict[str, dict[str, int]] = {}
     for (group, _number), placement in (known.placements if known else {}).items():
@@ -505,7 +507,7 @@ def _check_leaving(wanted: Wanted, observed: Observed, known: ShardMap | None, g
     leaving = {shard.name for shard in known.shards} - declared if known else set()
     moves = sorted({str(move["id"]): move for seen in observed.values() for move in seen.moves}.items())
     for _id, move in moves:
-        if groups_change or leaving & {move["source"], move["target"]}:
+        if move["group_name"] in grown or leaving & {move["source"], move["target"]}:
             fail(
                 f"bucket {move['group_name']}/{move['bucket']} is on its way from {move['source']} to {move['target']} ({move['state']}). "
                 "Finish, revert or clean that move first.",

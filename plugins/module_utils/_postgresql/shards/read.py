@@ -158,7 +158,7 @@ async def look(members: Members, tables: t.Iterable[str] = ()) -> dict[str, Seen
     :param tables: names, as ``schema.table``, of tables to look at beside those of the maps that are found.
     :raises HeadroomError: when a member cannot be read.
     """
-    facts = await members.each(lambda name: _facts(members, name))
+    facts = await members.each(lambda name: member_facts(members, name))
     wanted = dict.fromkeys(tables)
     for seen in facts.values():
         if seen.stored is not None:
@@ -182,7 +182,8 @@ def _with(seen: Seen, relations: t.Mapping[str, Relation]) -> Seen:
     return replace(seen, relations=relations)
 
 
-async def _facts(members: Members, name: str) -> Seen:
+async def member_facts(members: Members, name: str) -> Seen:
+    """Look at one member, without its tables."""
     member = members.members[name]
     row = await members.row(name, _FACTS_SQL, {"settings": list(_SETTINGS), "prefix": PREFIX}, verb="look at")
     stored, moves = None, ()
