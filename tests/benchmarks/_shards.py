@@ -25,9 +25,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ansible_collections
 import psycopg
 
 ROOT = Path(__file__).parents[2]
+# the collections of the ansible package have the same parent: search this checkout first
+ansible_collections.__path__ = [str(ROOT / ".venv/collections/ansible_collections"), *ansible_collections.__path__]
+
+from ansible_collections.headroom.scale.plugins.module_utils._common.errors import HeadroomError  # noqa: F401
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.connection import connection_spec
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move import converge
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move import options as move_options
+
 BIN = os.environ.get("HEADROOM_PG_BIN", "/usr/lib/postgresql/17/bin")
 DATA = os.environ.get("HEADROOM_PG_DATA", "/var/lib/postgresql")
 PREFIX = os.environ.get("HEADROOM_PG_PREFIX", "")
@@ -282,8 +291,17 @@ class Cluster:
         self.run("postgresql_shard_map", {"groups": [group]})
 
     def rebalance(self, **arguments: Any) -> dict[str, Any]:
-        """Run the module that moves buckets."""
-        return self.run("postgresql_shard_rebalance", arguments)
+        """Do what the module that moves buckets does, without the time that a process takes to start.
+
+        :raises HeadroomError: when it fails.
+        """
+        spec = move_options.rebalance_spec().merge(connection_spec()).options
+        given = {**self.members, **arguments}
+        for name in ("shards", "routers"):
+            own = {key: option.get("default") for key, option in spec[name]["options"].items()}
+            given[name] = [{**own, **entry} for entry in given[name]]
+        params = {**{key: option.get("default") for key, option in spec.items()}, **given}
+        return converge.rebalance(move_options.parse_options(params))
 
     def placed(self) -> dict[int, str]:
         """Return bucket to shard, as the highest epoch of all members says."""

@@ -164,7 +164,7 @@ def parse_options(params: t.Mapping[str, t.Any]) -> Options:
     if progress and not os.path.isdir(os.path.dirname(progress) or "."):
         raise OptionError("progress_file", progress, "its directory is not there.")
     limits = Limits(
-        threshold=params["threshold"],
+        threshold=float(params["threshold"]),
         max_moves=params["max_moves"],
         max_bytes=params["max_bytes"],
         max_duration_s=params["max_duration_s"],
