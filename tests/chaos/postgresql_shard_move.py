@@ -333,6 +333,7 @@ def main() -> int:
     parser.add_argument("--fault", help="faults of one kind only, as controller, source, target, router or freeze")
     parser.add_argument("--step", help="steps with this in their names only")
     parser.add_argument("--quick", action="store_true", help="three points only")
+    parser.add_argument("--first", type=int, default=0, help="begin with this point")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--pause", type=float, default=0.03, help="seconds between two operations of a writer")
     add_options(parser)
@@ -363,7 +364,7 @@ def main() -> int:
         workload.start()
         chaos = Chaos(cluster, workload, options.seed)
         try:
-            for number, (fault, step) in enumerate(points):
+            for number, (fault, step) in list(enumerate(points))[options.first :]:
                 began, errors, wrong = time.monotonic(), len(workload.errors), len(workload.wrong)
                 before = {id(one): len(one.errors) for one in workload.threads}
                 try:
@@ -397,7 +398,7 @@ def main() -> int:
         json.dumps(
             {
                 "chaos": "postgresql_shard_move",
-                "points": len(points) - len(skipped),
+                "points": len(points) - options.first - len(skipped),
                 "not_reached": skipped,
                 "moved": outcomes["moved"],
                 "stayed": outcomes["stayed"],

@@ -474,6 +474,9 @@ def main() -> int:
     )
     parser.add_argument("--router", action="append", default=[], help="connection string of a router")
     parser.add_argument("--login", default="user=postgres", help="what logs in, as libpq parameters")
+    parser.add_argument("--direct", type=int, default=3, help="writers that know the map")
+    parser.add_argument("--routed", type=int, default=2, help="writers that use a router")
+    parser.add_argument("--ready", help="make this file when the work begins")
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--stop", help="end when this file is there")
     parser.add_argument("--seed", type=int, default=int(time.time()))
@@ -485,11 +488,15 @@ def main() -> int:
         options.router,
         options.login,
         options.seed,
-        routed=2 if options.router else 0,
+        direct=options.direct,
+        routed=options.routed if options.router else 0,
         pause_s=options.pause,
     )
     workload.fill()
     workload.start()
+    if options.ready:
+        with open(options.ready, "w", encoding="utf-8"):
+            pass
     deadline = time.monotonic() + options.seconds
     while time.monotonic() < deadline and not (options.stop and os.path.exists(options.stop)):
         time.sleep(0.1)

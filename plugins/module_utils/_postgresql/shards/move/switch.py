@@ -167,6 +167,9 @@ class Switch:
         try:
             # a first time before the transaction, so that the session knows the catalogs
             await self._require_same()
+            entry = self._entry(epoch, after)
+            give = await self._script(self.giver, self._give(), entry, epoch, giving)
+            take = await self._script(self.taker, self._take(attached), entry, epoch, taking)
             await asyncio.gather(self._begin(self.giver, pace), self._begin(self.taker, pace))
             began = time.monotonic()
             await self._lock_leaves()
@@ -174,24 +177,21 @@ class Switch:
             left_s = pace.max_block_s - seen.lock_s
             if left_s <= 0:
                 raise self._late(pace)
-            seen.fence_s = await self._fence(left_s)
-            await self._require_same()
+            seen.fence_s, _same = await asyncio.gather(self._fence(left_s), self._require_same())
             if verifier is not None:
                 await verifier.recheck(unsettled)
             if time.monotonic() - began > pace.max_block_s:
                 raise self._late(pace)
             committing = time.monotonic()
-            entry = self._entry(epoch, after)
-            await asyncio.gather(
-                self._run(self.giver, self._give(), entry, epoch),
-                self._run(self.taker, self._take(attached), entry, epoch),
-            )
             # from here on the pair is in doubt until it is decided
             in_doubt = True
-            await asyncio.gather(self._prepare(self.giver, giving), self._prepare(self.taker, taking))
+            await asyncio.gather(self._rows(self.giver, give), self._rows(self.taker, take))
             await self._decide(gid)
-            await self._finish(self.taker, "COMMIT PREPARED {}", taking)
-            await self._finish(self.giver, "COMMIT PREPARED {}", giving)
+            # whoever comes by the forwarder before the taker has committed waits for it
+            await asyncio.gather(
+                self._finish(self.taker, "COMMIT PREPARED {}", taking),
+                self._finish(self.giver, "COMMIT PREPARED {}", giving),
+            )
         except BaseException as error:
             if not await self._undo(gid if in_doubt else None, error):
                 seen.vain_s.append(time.monotonic() - began)
@@ -313,26 +313,26 @@ class Switch:
         self._done = entry
         return record(entry)
 
-    async def _run(self, shard: str, query: sql.Composed, entry: dict[str, t.Any], epoch: int) -> None:
-        await self._rows(shard, query)
-        await self._rows(
-            shard,
-            "UPDATE headroom.bucket SET shard = %s, epoch = %s WHERE group_name = %s AND number = %s",
-            [self.taker, epoch, self.move.group.name, self.move.bucket],
-        )
-        await self._rows(shard, "UPDATE headroom.cluster SET epoch = greatest(epoch, %s)", [epoch])
-        await self._rows(shard, WRITE_SQL, entry)
+    async def _script(
+        self, shard: str, query: sql.Composed, entry: dict[str, t.Any], epoch: int, gid: str
+    ) -> sql.Composed:
+        """Return all that one side does in its transaction, and the end of it, to be sent at once while others wait."""
+        from psycopg import AsyncClientCursor, sql
 
-    async def _prepare(self, shard: str, gid: str) -> None:
-        from psycopg import sql
-
-        await self._rows(shard, sql.SQL("PREPARE TRANSACTION {}").format(sql.Literal(gid)))
+        cursor = AsyncClientCursor(await self.members.connection(shard, self.purpose))
+        placed = "UPDATE headroom.bucket SET shard = %s, epoch = %s WHERE group_name = %s AND number = %s"
+        texts = [
+            cursor.mogrify(placed, [self.taker, epoch, self.move.group.name, self.move.bucket]),
+            cursor.mogrify("UPDATE headroom.cluster SET epoch = greatest(epoch, %s)", [epoch]),
+            cursor.mogrify(WRITE_SQL, entry),
+        ]
+        end = sql.SQL("PREPARE TRANSACTION {}").format(sql.Literal(gid))
+        return sql.SQL(";\n").join([query, *map(sql.SQL, texts), end])
 
     async def _decide(self, gid: str) -> None:
         """Record that the pair commits, where the next run looks; whoever finds nothing there rolls back and says so first."""
-        await self._rows(self.move.target, DECIDE_SQL, [gid, "commit", self.move.id])
-        found = await self._rows(self.move.target, DECIDED_SQL, [gid])
-        if not found or found[0]["decided"] != "commit":
+        made = await self._rows(self.move.target, f"{DECIDE_SQL} RETURNING decided", [gid, "commit", self.move.id])
+        if not made:
             raise HeadroomError(
                 f"Failed to switch move {self.move.label}: it took so long that it was rolled back meanwhile. Run again.",
                 code="rolled_back",
