@@ -93,7 +93,7 @@ summary:
   returned: success
   type: dict
   sample:
-    text: "3 shards hold 64 buckets at epoch 4, the fullest is +12% off its fair share, 1 move."
+    text: "3 shards hold 64 buckets at epoch 4, the fullest is +12% off its fair share, 1 move on the way."
 cluster:
   description: Name of the cluster.
   returned: success

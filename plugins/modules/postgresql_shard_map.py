@@ -32,7 +32,9 @@ description:
     twice until the end. A table that has rows on one shard alone keeps all of its buckets there.
   - Tables with rows on several shards are taken over as they lie, if all rows of each bucket are on one shard. Otherwise
     nothing is changed, and the rows that are elsewhere are named. All of their rows are read for this, in check mode too.
-  - Views, foreign keys, publications, inheritance and row security of a plain table are refused, with what to do about them.
+  - Foreign keys between tables of a group stay, if they join their shard keys. They are those of the buckets then, each to the same
+    bucket of the other table. Other foreign keys are refused, as are views, publications, inheritance and row security of a plain
+    table, with what to do about them.
   - Through a router, C(ON CONFLICT) with a target does not work, columns numbered by a sequence must be given, and
     C(GENERATED ALWAYS AS IDENTITY) cannot be inserted into. Columns of a sequence are unique together with the shard key only.
 attributes:

@@ -45,9 +45,10 @@ class Work:
     rewritten: dict[tuple[str, str], int] = field(default_factory=dict)
 
 
-async def try_ddl(members: Members, table: str, statements: t.Sequence[str]) -> Relation:
-    """Return the table that statements would make, which are undone at once; the first shard is asked.
+async def try_ddl(members: Members, ddl_of: t.Mapping[str, t.Sequence[str]]) -> dict[str, Relation]:
+    """Return the tables that statements would make, which are undone at once; the first shard is asked.
 
+    :param ddl_of: the statements of each table, in the order in which they refer to one another.
     :raises HeadroomError: when they fail, or make another table.
     """
     from psycopg import sql
@@ -55,28 +56,32 @@ async def try_ddl(members: Members, table: str, statements: t.Sequence[str]) -> 
     shard = members.shards[0].name
     connection = await members.connection(shard, PURPOSE)
 
-    async def work() -> None:
-        await connection.execute("BEGIN")
+    async def work(table: str) -> None:
+        schema = sql.Identifier(table.split(".", 1)[0])
+        await connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(schema))
         # texts without a schema are looked up as in any session of this login
         await connection.execute("SET LOCAL search_path TO DEFAULT")
-        for statement in statements:
+        for statement in ddl_of[table]:
             # in binary, the server takes one statement alone, so that none can end the transaction
             await connection.execute(sql.SQL(statement), binary=True)
         await connection.execute("SET LOCAL search_path TO pg_catalog")
 
     try:
-        await members.guarded(shard, work(), connection, members.timeout_s, f"run the ddl of {table} on")
-        rows = await read_relations(members, shard, [table], purpose=PURPOSE)
+        await members.rows(shard, "BEGIN", purpose=PURPOSE, verb="run the ddl on")
+        for table in ddl_of:
+            await members.guarded(shard, work(table), connection, members.timeout_s, f"run the ddl of {table} on")
+        rows = await read_relations(members, shard, list(ddl_of), purpose=PURPOSE)
     finally:
         await members.close(shard, PURPOSE)
-    if table not in rows or rows[table].kind != "plain":
-        raise HeadroomError(
-            f"Failed to declare the shards: the ddl of {table} does not make a plain table of that name. "
-            "Give one CREATE TABLE, with the schema, and without PARTITION BY.",
-            code="bad_ddl",
-            table=table,
-        )
-    return rows[table]
+    for table in ddl_of:
+        if table not in rows or rows[table].kind != "plain":
+            raise HeadroomError(
+                f"Failed to declare the shards: the ddl of {table} does not make a plain table of that name. "
+                "Give one CREATE TABLE, with the schema, and without PARTITION BY.",
+                code="bad_ddl",
+                table=table,
+            )
+    return rows
 
 
 async def apply(members: Members, work: Work, found: t.Sequence[Step], lock: Lock) -> None:
@@ -167,8 +172,16 @@ async def _prepare(members: Members, work: Work, name: str, found: t.Sequence[St
     await session.run(
         sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(f"{round(work.lock_timeout_s * 1000)}ms"))
     )
+    converted = [step for step in found if step.action == "convert"]
+    for step in converted:
+        await _lock_table(session, work, step)
+    # those between the tables to be turned would keep the old ones from being dropped
+    for step in converted:
+        await _drop_keys(session, work, step)
     for step in found:
         await _step(session, work, step)
+    for step in found:
+        await _leaf_keys(session, work, step)
 
 
 async def _step(session: _Session, work: Work, step: Step) -> None:
@@ -235,14 +248,10 @@ async def _create(session: _Session, work: Work, step: Step) -> None:
     await session.script(statements, f"create {table.name} on")
 
 
-async def _convert(session: _Session, work: Work, step: Step) -> None:
-    """Turn a plain table into a partitioned one: lock it, make the new one, bring the rows over, count them, drop the old one."""
+async def _lock_table(session: _Session, work: Work, step: Step) -> None:
     from psycopg import sql
 
-    group, table = _group(work, step.object)
-    form = work.observed[step.member].relations[table.name]
-    verb = f"turn {table.name} into a partitioned table on"
-    name, before = ddl.identifier(table.name), sql.Identifier(table.name.split(".", 1)[0], _BEFORE)
+    name, verb = ddl.identifier(step.object), f"turn {step.object} into a partitioned table on"
     try:
         await session.run(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(name), verb=verb)
     except MemberError as error:
@@ -255,6 +264,45 @@ async def _convert(session: _Session, work: Work, step: Step) -> None:
             code="table_in_use",
             member=step.member,
         ) from error
+
+
+async def _drop_keys(session: _Session, work: Work, step: Step) -> None:
+    from psycopg import sql
+
+    relation = work.observed[step.member].relations[step.object]
+    name = ddl.identifier(step.object)
+    statements = [
+        sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(name, sql.Identifier(one.name))
+        for one in relation.foreign_keys
+    ]
+    await session.script(statements, f"turn {step.object} into a partitioned table on")
+
+
+async def _leaf_keys(session: _Session, work: Work, step: Step) -> None:
+    """Make the foreign keys of new leaves, once those that they end at are there."""
+    if step.action not in ("create", "convert", "leaves") or not step.buckets:
+        return
+    group, table = _group(work, step.object)
+    relation = work.observed[step.member].relations.get(step.object)
+    form = relation if step.action == "convert" and relation else work.forms[step.object]
+    chosen = set(step.buckets)
+    statements = [
+        statement
+        for bucket in group.buckets
+        if bucket.number in chosen
+        for statement in ddl.leaf_keys(form, table, bucket)
+    ]
+    await session.script(statements, f"make the foreign keys of {step.object} on")
+
+
+async def _convert(session: _Session, work: Work, step: Step) -> None:
+    """Turn a locked plain table into a partitioned one: make the new one, bring the rows over, count them, drop the old one."""
+    from psycopg import sql
+
+    group, table = _group(work, step.object)
+    form = work.observed[step.member].relations[table.name]
+    verb = f"turn {table.name} into a partitioned table on"
+    name, before = ddl.identifier(table.name), sql.Identifier(table.name.split(".", 1)[0], _BEFORE)
     rows = (await session.run(sql.SQL("SELECT count(*) AS rows FROM {}").format(name), verb=verb))[0]["rows"]
     serial = [column for column in form.columns if column.sequence and not column.identity]
     statements: list[t.Any] = [

@@ -173,9 +173,9 @@ class _Run:
         declare.check_members(wanted, observed)
         groups = self._groups(known)
         forms = declare.shapes(wanted, observed)
-        for table in wanted.tables:
-            if table not in forms and table in wanted.ddl:
-                forms[table] = await apply.try_ddl(members, table, wanted.ddl[table])
+        missing = {table: wanted.ddl[table] for table in wanted.tables if table not in forms and table in wanted.ddl}
+        if missing:
+            forms.update(await apply.try_ddl(members, missing))
         declare.check_tables(wanted, observed, forms)
         contents = await count.count(members, groups, observed)
         target, misplaced = declare.target_map(wanted, observed, known, contents)

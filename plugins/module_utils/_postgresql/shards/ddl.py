@@ -130,6 +130,26 @@ def leaf(form: Relation, group: Group, table: Table, bucket: Bucket, member_user
     return made
 
 
+def leaf_keys(form: Relation, table: Table, bucket: Bucket) -> list[sql.Composable]:
+    """Return what makes the foreign keys of a local leaf, each to the leaf of the same bucket."""
+    from psycopg import sql
+
+    def names(columns: t.Iterable[str]) -> sql.Composable:
+        return sql.SQL(", ").join(map(sql.Identifier, columns))
+
+    return [
+        sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} FOREIGN KEY ({}) REFERENCES {} ({}) {}").format(
+            identifier(leaf_name(table.name, bucket.number)),
+            sql.Identifier(one.name),
+            names(one.columns),
+            identifier(leaf_name(one.table, bucket.number)),
+            names(one.their_columns),
+            sql.SQL(one.rest),
+        )
+        for one in form.foreign_keys
+    ]
+
+
 def foreign_leaf(group: Group, table: Table, bucket: Bucket, shard: str, owner: str = "") -> list[sql.Composable]:
     """Return what makes a router's leaf that points to a shard, attached."""
     from psycopg import sql

@@ -192,7 +192,8 @@ def shapes(wanted: Wanted, observed: Observed) -> dict[str, Relation]:
             for seen in observed.values()
             if seen.member.role == "shard" and table in seen.relations
         ]
-        for relation in sorted(there, key=lambda one: one.kind != "partitioned"):
+        # a shard without buckets has no leaves that could tell of foreign keys
+        for relation in sorted(there, key=lambda one: (one.kind != "partitioned", not one.held)):
             found.setdefault(table, relation)
     return found
 
@@ -254,6 +255,15 @@ def _check_form(group: Group, table: Table, form: Relation) -> None:
                 "key_collation",
                 table=name,
             )
+    keys = {one.name: one.key for one in group.tables}
+    for foreign in form.foreign_keys:
+        if (table.key, keys.get(foreign.table)) not in zip(foreign.columns, foreign.their_columns, strict=True):
+            fail(
+                f"the foreign key {foreign.name} of {name} would reach across shards. Drop it; only those stay "
+                "that refer to a table of the same group by the shard keys of both.",
+                "foreign_key",
+                table=name,
+            )
     primary = next((one for one in form.constraints if one.kind == "p"), None)
     if primary is None:
         fail(f"{name} has no primary key. Give it one that contains {table.key}.", "no_primary_key", table=name)
@@ -292,6 +302,15 @@ def _check_relation(wanted: Wanted, seen: Seen, group: Group, table: Table, rela
             )
         if relation.blockers:
             fail(f"{name} on {where} {relation.blockers[0]}.", "table_blocked", table=name)
+        others = {one.name for one in group.tables}
+        outside = [one for one in relation.referenced_by if one not in others]
+        if outside:
+            fail(
+                f"{name} on {where} is referenced by a foreign key of {outside[0]}, which would reach across shards. "
+                "Drop it, or declare that table in the group too.",
+                "table_blocked",
+                table=name,
+            )
         if relation.size_bytes > wanted.max_rewrite_bytes:
             fail(
                 f"{name} on {where} has {relation.size_bytes} bytes, which would be rewritten while it is locked, and max_rewrite_bytes is "
@@ -507,9 +526,17 @@ def _check_leaving(wanted: Wanted, observed: Observed, known: ShardMap | None, g
     leaving = {shard.name for shard in known.shards} - declared if known else set()
     moves = sorted({str(move["id"]): move for seen in observed.values() for move in seen.moves}.items())
     for _id, move in moves:
+        name = f"{move['group_name']}/{move['bucket']}"
+        if move["state"] == "switched" and move["group_name"] in grown:
+            fail(
+                f"bucket {name} has moved from {move['source']} to {move['target']} and can still be taken back, "
+                "to where a new table of its group would not follow. Rebalance with state cleaned, or wait for the end of its revert window.",
+                "move_in_flight",
+                move=move["id"],
+            )
         if move["group_name"] in grown or leaving & {move["source"], move["target"]}:
             fail(
-                f"bucket {move['group_name']}/{move['bucket']} is on its way from {move['source']} to {move['target']} ({move['state']}). "
+                f"bucket {name} is on its way from {move['source']} to {move['target']} ({move['state']}). "
                 "Finish, revert or clean that move first.",
                 "move_in_flight",
                 move=move["id"],

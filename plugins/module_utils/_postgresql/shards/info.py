@@ -456,10 +456,15 @@ def _summary(result: t.Mapping[str, t.Any]) -> str:
     ]
     if result["imbalance"] is not None:
         parts.append(f"the fullest is {result['imbalance']:+.0%} off its fair share")
-    for key, word in (("moves", "move"), ("orphans", "orphan"), ("hot_buckets", "hot bucket")):
-        count = len(result[key])
+    done = sum(one["state"] == "switched" for one in result["moves"])
+    for count, word, rest in (
+        (len(result["moves"]) - done, "move", " on the way"),
+        (done, "move", " that can be taken back"),
+        (len(result["orphans"]), "orphan", ""),
+        (len(result["hot_buckets"]), "hot bucket", ""),
+    ):
         if count:
-            parts.append(f"{count} {word}{'' if count == 1 else 's'}")
+            parts.append(f"{count} {word}{'' if count == 1 else 's'}{rest}")
     missing = sum(not one["reachable"] for one in result["members"])
     if missing:
         parts.append(f"{missing} of {len(result['members'])} members could not be read")

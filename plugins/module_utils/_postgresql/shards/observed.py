@@ -68,6 +68,18 @@ class Definition:
 
 
 @dataclass(frozen=True)
+class ForeignKey:
+    """A foreign key of a table to another, or of the leaf of a bucket to that of the same bucket."""
+
+    name: str
+    columns: tuple[str, ...]
+    table: str
+    their_columns: tuple[str, ...]
+    # what follows the columns, as ON DELETE CASCADE
+    rest: str = ""
+
+
+@dataclass(frozen=True)
 class Leaf:
     """A partition that is attached to a table: the bucket that it is, and the server that a foreign one points to."""
 
@@ -88,6 +100,10 @@ class Relation:
     columns: tuple[Column, ...]
     constraints: tuple[Definition, ...] = ()
     indexes: tuple[Definition, ...] = ()
+    # those of the leaves, where it is partitioned
+    foreign_keys: tuple[ForeignKey, ...] = ()
+    # tables whose foreign keys end here
+    referenced_by: tuple[str, ...] = ()
     triggers: tuple[Definition, ...] = ()
     statistics: tuple[Definition, ...] = ()
     # (role, privileges, whether it may grant them), by role; PUBLIC is an empty name

@@ -9,6 +9,7 @@ Only catalogs are read, and nothing that waits for the locks of a move; whether 
 
 from __future__ import annotations
 
+import re
 import typing as t
 from dataclasses import replace
 
@@ -21,6 +22,7 @@ from .observed import (
     SUFFIX,
     Column,
     Definition,
+    ForeignKey,
     Leaf,
     Link,
     Observed,
@@ -101,7 +103,7 @@ SELECT w.schema || '.' || w.name AS name, c.oid::bigint AS oid, c.relkind::text 
   (SELECT coalesce(json_agg(json_build_object('name', k.conname, 'kind', k.contype, 'sql', pg_get_constraintdef(k.oid),
       'columns', (SELECT json_agg(a.attname ORDER BY u.at) FROM unnest(k.conkey) WITH ORDINALITY u (number, at)
         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = u.number)) ORDER BY k.contype DESC, k.conname), '[]')
-    FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype IN ('p', 'u', 'c', 'x', 'f')) AS constraints,
+    FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype IN ('p', 'u', 'c', 'x')) AS constraints,
   (SELECT coalesce(json_agg(json_build_object('name', i.relname, 'kind', 'i', 'sql', pg_get_indexdef(x.indexrelid),
       'unique', x.indisunique, 'columns', (SELECT json_agg(a.attname) FROM unnest(x.indkey) u (number)
         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = u.number)) ORDER BY i.relname), '[]')
@@ -121,8 +123,19 @@ SELECT w.schema || '.' || w.name AS name, c.oid::bigint AS oid, c.relkind::text 
   (SELECT json_agg(DISTINCT v.relname) FROM pg_depend e JOIN pg_rewrite r ON r.oid = e.objid
       JOIN pg_class v ON v.oid = r.ev_class
     WHERE e.classid = 'pg_rewrite'::regclass AND e.refclassid = 'pg_class'::regclass AND e.refobjid = c.oid) AS views,
-  (SELECT json_agg(DISTINCT k.conrelid::regclass::text) FROM pg_constraint k
+  (SELECT coalesce(json_agg(DISTINCT kn.nspname || '.' || kc.relname), '[]') FROM pg_constraint k JOIN pg_class kc ON kc.oid = k.conrelid
+      JOIN pg_namespace kn ON kn.oid = kc.relnamespace
     WHERE k.confrelid = c.oid AND k.contype = 'f' AND k.conparentid = 0) AS referenced_by,
+  (SELECT coalesce(json_agg(json_build_object('name', k.conname, 'sql', pg_get_constraintdef(k.oid),
+      'table', rn.nspname || '.' || r.relname,
+      'columns', (SELECT json_agg(a.attname ORDER BY u.at) FROM unnest(k.conkey) WITH ORDINALITY u (number, at)
+        JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.number),
+      'their_columns', (SELECT json_agg(a.attname ORDER BY u.at) FROM unnest(k.confkey) WITH ORDINALITY u (number, at)
+        JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.number)) ORDER BY k.conname), '[]')
+    FROM pg_constraint k JOIN pg_class r ON r.oid = k.confrelid JOIN pg_namespace rn ON rn.oid = r.relnamespace
+    WHERE k.contype = 'f' AND k.conparentid = 0 AND k.conrelid = CASE c.relkind WHEN 'r' THEN c.oid
+      ELSE (SELECT h.inhrelid FROM pg_inherits h JOIN pg_class l ON l.oid = h.inhrelid AND l.relkind = 'r' AND l.relname ~ '_b[0-9]+$'
+        WHERE h.inhparent = c.oid ORDER BY h.inhrelid LIMIT 1) END) AS foreign_keys,
   (SELECT json_agg(p.pubname) FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
     WHERE r.prrelid = c.oid) AS publications,
   (SELECT json_agg(h.inhrelid::regclass::text) FROM pg_inherits h WHERE h.inhparent = c.oid AND c.relkind = 'r') AS children,
@@ -371,6 +384,8 @@ def relation_from(row: Row, strays: tuple[str, ...] = (), filled: bool = False, 
         indexes=tuple(
             _definition({**one, "sql": one["sql"].replace(" ON ONLY ", " ON ", 1)}) for one in row["indexes"]
         ),
+        foreign_keys=tuple(_foreign_key(row["kind"], one) for one in row["foreign_keys"]),
+        referenced_by=tuple(row["referenced_by"]),
         triggers=tuple(_definition(one) for one in row["triggers"]),
         statistics=tuple(_definition(one) for one in row["statistics"]),
         grants=tuple((role, tuple(privileges), grantable) for role, privileges, grantable in row["grants"]),
@@ -397,12 +412,16 @@ def _definition(one: Row) -> Definition:
     )
 
 
+def _foreign_key(kind: str, one: Row) -> ForeignKey:
+    # that of a leaf ends at a leaf of the same bucket
+    table = one["table"] if kind == "r" else SUFFIX.sub("", one["table"])
+    rest = re.search(r"\bREFERENCES .*?\([^)]*\)(.*)\Z", one["sql"], re.DOTALL)
+    return ForeignKey(
+        one["name"], tuple(one["columns"]), table, tuple(one["their_columns"]), rest[1].strip() if rest else ""
+    )
+
+
 def _blockers(row: Row) -> t.Iterator[str]:
-    foreign = [one["name"] for one in row["constraints"] if one["kind"] == "f"]
-    if foreign:
-        yield f"has the foreign key {foreign[0]}; drop it, since it would reach across shards"
-    if row["referenced_by"]:
-        yield f"is referenced by a foreign key of {row['referenced_by'][0]}; drop it, since it would reach across shards"
     if row["views"]:
         yield f"is used by the view or rule of {row['views'][0]}; drop that, and make it again afterwards"
     if row["publications"]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import typing as t
 import uuid
+from dataclasses import replace
 
 import pytest
 
@@ -18,6 +19,7 @@ from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.observed import (  # noqa: E402
     Column,
     Definition,
+    ForeignKey,
     Relation,
 )
 
@@ -126,3 +128,11 @@ def test_no_password_is_in_a_statement() -> None:
     made = text(ddl.link("headroom_s1", {"host": "a"}, {"user": "member", "password_required": "false"}, exists=False))
     assert "password '" not in made
     assert "\"password_required\" 'false'" in made
+
+
+def test_foreign_keys_stay_within_a_bucket() -> None:
+    key = ForeignKey("fk", ("user",), "shop.Users", ("id",), "ON DELETE CASCADE")
+    made = text(ddl.leaf_keys(replace(FORM, foreign_keys=(key,)), ORDERS, Bucket(7)))
+    assert made == (
+        'ALTER TABLE "shop"."Orders_b7" ADD CONSTRAINT "fk" FOREIGN KEY ("user") REFERENCES "shop"."Users_b7" ("id") ON DELETE CASCADE'
+    )

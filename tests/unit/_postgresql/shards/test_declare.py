@@ -25,6 +25,7 @@ from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.observed import (
     Column,
     Definition,
+    ForeignKey,
     Leaf,
     Link,
     Relation,
@@ -423,6 +424,29 @@ def test_a_table_that_cannot_be_sharded_is_refused(change: dict[str, t.Any], say
     assert says in refused(declared, seen)
 
 
+def test_foreign_keys_must_join_the_shard_keys_of_a_group() -> None:
+    both = {**USERS, "tables": [*USERS["tables"], {"name": "public.orders", "key": "user_id"}]}
+    declared = wanted(1, 0, groups=[both])
+    seen = world(declared)
+
+    def orders(*keys: ForeignKey) -> World:
+        relations = {
+            "public.users": table(referenced_by=("public.orders",)),
+            "public.orders": table("public.orders", "user_id", foreign_keys=keys),
+        }
+        return {"s1": replace(seen["s1"], relations=relations)}
+
+    fine = ForeignKey("fk", ("user_id",), "public.users", ("id",))
+    assert {step.action for step in plan(declared, orders(fine))[1]} >= {"convert"}
+    for wrong in (
+        replace(fine, columns=("note",)),
+        replace(fine, their_columns=("note",)),
+        replace(fine, table="public.countries"),
+    ):
+        assert "the foreign key fk of public.orders would reach across shards" in refused(declared, orders(wrong))
+    assert "referenced by a foreign key of public.orders" in refused(wanted(1, 0), orders(fine))
+
+
 def test_a_key_from_a_sequence_is_refused() -> None:
     declared = wanted(1, 0)
     for column in (Column("id", "bigint", identity="a"), Column("id", "bigint", default="nextval('s'::regclass)")):
@@ -558,6 +582,8 @@ def test_groups_do_not_change_while_a_bucket_is_on_its_way() -> None:
     assert plan(declared, seen)[1] == []
     more = {**ACCOUNTS, "tables": [*ACCOUNTS["tables"], {"name": "public.postings", "key": "account"}]}
     assert "accounts/0 is on its way from s1 to s2" in refused(wanted(groups=[more]), seen)
+    seen["s1"] = replace(seen["s1"], moves=({**move, "state": "switched"},))
+    assert "accounts/0 has moved from s1 to s2 and can still be taken back" in refused(wanted(groups=[more]), seen)
 
 
 # --- for people

@@ -165,6 +165,9 @@ def test_a_move_is_shown_once_as_the_newer_entry_has_it() -> None:
         ("m1", "a/1", "copying", 5)
     ]
     assert 'moves{cluster="shop",state="copying"} 1' in result["prometheus"]
+    assert result["summary"]["text"].endswith(", 1 move on the way.")
+    switched = report(views(s1={"moves": [{**MOVE, "state": "switched"}]}))
+    assert switched["summary"]["text"].endswith(", 1 move that can be taken back.")
 
 
 def test_orphans_are_what_no_open_move_owns() -> None:

@@ -13,7 +13,7 @@ from ansible_collections.headroom.scale.plugins.module_utils._common.errors impo
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards import apply, declare
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.members import Access
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.model import Member, Shard
-from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.observed import Leaf
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.observed import ForeignKey, Leaf
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.options import first_map, groups_from
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.read import relation_from, stored_from
 
@@ -116,7 +116,8 @@ def catalog(**other: t.Any) -> dict[str, t.Any]:
         "statistics": [],
         "grants": [],
         "views": None,
-        "referenced_by": None,
+        "referenced_by": [],
+        "foreign_keys": [],
         "publications": None,
         "children": None,
         "inherits": False,
@@ -171,8 +172,6 @@ def test_the_leaves_of_a_partitioned_table() -> None:
     ("change", "says"),
     [
         ({"views": ["v"]}, "view or rule of v"),
-        ({"referenced_by": ["public.o"]}, "foreign key of public.o"),
-        ({"constraints": [{"name": "fk", "kind": "f", "sql": "", "columns": ["id"]}]}, "the foreign key fk"),
         ({"publications": ["p"]}, "published by p"),
         ({"children": ["public.c"]}, "inheritance"),
         ({"is_partition": True}, "is a partition"),
@@ -182,3 +181,16 @@ def test_the_leaves_of_a_partitioned_table() -> None:
 )
 def test_what_a_partitioned_table_could_not_have_is_named(change: dict[str, t.Any], says: str) -> None:
     assert says in relation_from(catalog(**change)).blockers[0]
+
+
+@pytest.mark.parametrize(("kind", "ends_at"), [("r", "public.users_b7"), ("p", "public.users")])
+def test_foreign_keys_are_those_of_the_table_or_of_its_leaves(kind: str, ends_at: str) -> None:
+    key = {
+        "name": "fk",
+        "sql": "FOREIGN KEY (a, b) REFERENCES public.users_b7(c, d) ON DELETE CASCADE DEFERRABLE",
+        "table": "public.users_b7",
+        "columns": ["a", "b"],
+        "their_columns": ["c", "d"],
+    }
+    (found,) = relation_from(catalog(kind=kind, foreign_keys=[key])).foreign_keys
+    assert found == ForeignKey("fk", ("a", "b"), ends_at, ("c", "d"), "ON DELETE CASCADE DEFERRABLE")
