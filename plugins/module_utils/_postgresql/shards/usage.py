@@ -23,6 +23,8 @@ FIGURES = ("size_bytes", "rows", "reads", "writes")
 # parts of a range that a split can cut between, and what a sample takes at most
 QUANTILES = 64
 SAMPLE_ROWS = 100_000
+# no look into a bucket may take longer
+LONGEST_S = 3600.0
 
 _USAGE_SQL = """
 SELECT n.nspname || '.' || c.relname AS name, pg_total_relation_size(c.oid)::bigint AS size_bytes,
@@ -118,11 +120,11 @@ async def _inside(members: Members, shard_map: ShardMap, bucket: BucketId, usage
         query = sql.SQL("SELECT {0}::text AS key, count(*)::float8 AS load FROM ONLY {1} GROUP BY {0}").format(
             key, name
         )
-        rows = await members.rows(shard, query, timeout_s=None, verb="measure")
+        rows = await members.rows(shard, query, timeout_s=LONGEST_S, verb="measure")
         tenants = next(one.tenants for one in group.buckets if one.number == bucket[1])
         loads = {_key(group, row["key"]): row["load"] for row in rows if row["key"] is not None}
         return replace(usage, tenant_loads={**dict.fromkeys(tenants, 0.0), **loads})
-    rows = await members.rows(shard, _quantiles(group, key, name, usage.rows), timeout_s=None, verb="measure")
+    rows = await members.rows(shard, _quantiles(group, key, name, usage.rows), timeout_s=LONGEST_S, verb="measure")
     keys = [_key(group, one) for one in (rows[0]["keys"] or []) if one is not None]
     return replace(usage, quantiles=tuple(dict.fromkeys(keys)))
 

@@ -28,6 +28,8 @@ if t.TYPE_CHECKING:
     from psycopg import sql
 
 PROGRESS_S = 1.0
+# no statement may take longer, not even the build of an index
+LONGEST_S = 7 * 86400.0
 # a statement that only has to get a lock for a moment is tried again for so long
 DDL_PATIENCE_S = 60.0
 DDL_LOCK_S = 0.2
@@ -108,8 +110,16 @@ class Mover:
         except asyncio.CancelledError:
             raise
         except HeadroomError as error:
-            if error.code != "in_doubt" and self.move.state != "switched":
+            if error.code == "in_doubt" or self.move.state == "switched":
+                raise
+            try:
                 await self.undo(error)
+            except HeadroomError as other:
+                raise HeadroomError(
+                    f"{error} What is left of it could not be removed, which the next run does: {other}",
+                    code=error.code,
+                    **error.facts,
+                ) from error
             raise
         await self.settle(finish)
 
@@ -554,7 +564,8 @@ class Mover:
             await asyncio.sleep(DDL_LOCK_S * 2)
 
     async def _long(self, shard: str, statement: t.Any, purpose: str) -> None:
-        await self.members.rows(shard, statement, timeout_s=None, purpose=purpose, verb=f"move {self.move.label}, on")
+        verb = f"move {self.move.label}, on"
+        await self.members.rows(shard, statement, timeout_s=LONGEST_S, purpose=purpose, verb=verb)
 
     def _failed(self, why: str, code: str) -> HeadroomError:
         return HeadroomError(f"Failed to move {self.move.label}: {why}.", code=code)

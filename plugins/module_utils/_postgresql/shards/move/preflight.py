@@ -152,6 +152,8 @@ def leaf_reason(
         return f"{leaf.table.name} is not a partitioned table on {move.target}; run postgresql_shard_map."
     if there:
         return f"{move.target} has {', '.join(there)} already; look whose it is and drop it, or run with state cleaned."
+    if source["kind"] != "r":
+        return f"{name} is partitioned itself; a bucket is one table each."
     if not catalog.primary_key(source):
         return f"{name} has no primary key; add one to {leaf.table.name}, since rows are followed and compared by it."
     if source["identity"] not in ("d", "f"):

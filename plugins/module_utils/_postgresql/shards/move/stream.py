@@ -13,7 +13,7 @@ import typing as t
 from ...._common.errors import HeadroomError
 from ..members import Access, Members
 from .catalog import table
-from .model import Move
+from .model import FORWARD, Move
 
 POLL_S = 0.003
 SLOT_GONE_S = 15.0
@@ -92,12 +92,14 @@ class Stream:
         if found is None:
             query = sql.SQL(
                 "CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH (create_slot = false, slot_name = {}, copy_data = false,"
-                " enabled = true, origin = none, binary = true, streaming = on)"
+                " enabled = true, origin = {}, binary = true, streaming = on)"
             ).format(
                 sql.Identifier(self.name),
                 sql.Literal(self.access.conninfo(self.members.members[self.source])),
                 sql.Identifier(self.move.names.publication(self.way)),
                 sql.Literal(self.name),
+                # what came forward must not come back
+                sql.SQL("any" if self.way == FORWARD else "none"),
             )
             await self._rows(self.target, query, timeout_s=max(30.0, self.members.timeout_s))
         elif not found["enabled"]:

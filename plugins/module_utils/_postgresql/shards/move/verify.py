@@ -34,6 +34,8 @@ ROUNDS = 20
 # what the switch compares while everybody waits
 MAX_UNSETTLED = 200
 NAMED = 3
+# no comparison may take longer
+LONGEST_S = 86400.0
 
 Key = tuple[str, ...]
 
@@ -235,7 +237,7 @@ class Verifier:
 
     async def _rows(self, shard: str, query: t.Any, params: t.Any = None) -> list[dict[str, t.Any]]:
         return await self.members.rows(
-            shard, query, params, timeout_s=None, purpose=self.purpose, verb=f"verify move {self.move.label} on"
+            shard, query, params, timeout_s=LONGEST_S, purpose=self.purpose, verb=f"verify move {self.move.label} on"
         )
 
     def _corrupt(self, leaf: Leaf, shape: Shape, keys: t.Collection[Key]) -> HeadroomError:

@@ -101,6 +101,7 @@ def test_a_good_leaf_has_no_reason() -> None:
         ({"identity": "n"}, {}, "REPLICA IDENTITY DEFAULT"),
         ({"persistence": "u"}, {}, "SET LOGGED"),
         ({"row_security": True}, {}, "row-level security"),
+        ({"kind": "p"}, {}, "is partitioned itself"),
         ({"foreign_keys": [{"inherited": True}]}, {}, "foreign key"),
         ({"indexes": [{**INDEX, "valid": False}]}, {}, "is not valid"),
         ({}, {"default_partition": True}, "default partition"),
