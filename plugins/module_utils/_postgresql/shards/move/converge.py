@@ -533,7 +533,7 @@ class _Run:
         then = {**{move.bucket: move.target for move in made.moves}} if seen_after is None else {}
         return {
             "changed": self.changed,
-            "summary": self._summary(made),
+            "summary": self._summary(made, left_out),
             "plan": {
                 "id": made.id,
                 "moves": moves,
@@ -571,27 +571,30 @@ class _Run:
             "paused_s": round(self.guard.paused_s, 1),
         }
 
-    def _summary(self, made: Plan) -> str:
+    def _summary(self, made: Plan, left_out: t.Sequence[str]) -> str:
         options = self.options
         would = "would be " if self.check_mode else ""
         parts = []
         if self.recovered:
-            parts.append(f"{len(self.recovered)} moves of earlier runs {would}taken up")
+            parts.append(f"{_count(len(self.recovered), 'move')} of earlier runs {would}taken up")
         if options.state in ("planned", "balanced"):
             planned = len(made.moves)
             count = planned if self.check_mode else sum(one["state"] == "switched" for one in self.done)
             size = format_bytes(made.size_bytes)
             if planned or count:
                 verb = "planned" if options.state == "planned" else f"{would}moved"
-                parts.append(f"{count} buckets, {size}, {verb}")
-            elif made.left_out:
+                parts.append(f"{_count(count, 'bucket')}, {size}, {verb}")
+            elif left_out:
                 parts.append("nothing can move")
+            elif options.plan is not None:
+                parts.append("nothing of the plan is left to do")
             else:
                 parts.append("every shard is within its share")
         elif options.state == "reverted":
-            parts.append(f"{len(self.done)} buckets {would}taken back")
+            parts.append(f"{_count(len(self.done), 'bucket')} {would}taken back")
         else:
-            parts.append(f"{len(self.done)} moves {would}retired, {len(self.removed)} orphans {would}removed")
+            orphans = _count(len(self.removed), "orphan")
+            parts.append(f"{_count(len(self.done), 'move')} {would}retired, {orphans} {would}removed")
         text = "; ".join(parts)
         return f"{text[0].upper()}{text[1:]}."
 
@@ -623,6 +626,10 @@ class _Run:
             # who cannot be told goes without
             with contextlib.suppress(OSError), open(self.options.progress_file, "a", encoding="utf-8") as file:
                 file.write(line + "\n")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _fate(move: Move, state: str) -> str:
