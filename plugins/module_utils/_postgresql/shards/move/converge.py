@@ -289,14 +289,16 @@ class _Run:
         params = [owner, epoch, *move.bucket_id, epoch]
 
         async def place(name: str) -> None:
-            await members.rows(name, _PLACE_SQL, params, purpose="place", verb="tell of a move")
-            await members.rows(name, _EPOCH_SQL, [epoch], purpose="place", verb="tell of a move")
+            purpose = f"place {move.id}"
+            await members.rows(name, _PLACE_SQL, params, purpose=purpose, verb="tell of a move")
+            await members.rows(name, _EPOCH_SQL, [epoch], purpose=purpose, verb="tell of a move")
 
+        # first those who are asked where a bucket is, since that takes no lock
+        await members.each(place)
         # one at a time, as a router has one connection for it
         async with self.routing:
             for router in members.routers:
                 await repoint(members, router.name, [Change(move.group, {move.bucket: owner})])
-            await members.each(place)
 
     async def _recover(self, seen: _Seen) -> None:
         """Take up what another run has left, so that each bucket is on one shard and each object belongs to a move that goes on."""
@@ -389,13 +391,17 @@ class _Run:
                         other.cancel()
                     await asyncio.gather(*running, return_exceptions=True)
                     raise error
-                if error is not None:
+                if error is not None and mover.move.state != "switched":
                     failed = failed or error
                     continue
+                # what came after the switch can be done later, and until then its former shard brings statements on
                 movers.append(mover)
         # those who still read at the former shards have had their time by now, or soon
         for mover in movers:
-            await mover.settle()
+            try:
+                await mover.settle()
+            except HeadroomError as error:
+                failed = failed or error
         if failed is not None:
             raise failed
 
