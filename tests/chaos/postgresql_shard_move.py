@@ -334,6 +334,7 @@ def main() -> int:
     parser.add_argument("--step", help="steps with this in their names only")
     parser.add_argument("--quick", action="store_true", help="three points only")
     parser.add_argument("--first", type=int, default=0, help="begin with this point")
+    parser.add_argument("--sample", type=int, help="only so many points, chosen by the seed")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--pause", type=float, default=0.03, help="seconds between two operations of a writer")
     add_options(parser)
@@ -341,7 +342,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     points = [one for one in POINTS if not options.quick or (one[0], one[1].name) in QUICK]
     points = [one for one in points if (options.fault or "") in one[0] and (options.step or "") in one[1].name]
-    print(f"seed {options.seed}, {len(points)} points", file=sys.stderr)
+    chosen = list(enumerate(points))[options.first :]
+    if options.sample:
+        chosen = random.Random(options.seed).sample(chosen, min(options.sample, len(chosen)))
+    print(f"seed {options.seed}, {len(chosen)} of {len(points)} points", file=sys.stderr, flush=True)
 
     lost = 0
     skipped: list[str] = []
@@ -364,7 +368,7 @@ def main() -> int:
         workload.start()
         chaos = Chaos(cluster, workload, options.seed)
         try:
-            for number, (fault, step) in list(enumerate(points))[options.first :]:
+            for number, (fault, step) in chosen:
                 began, errors, wrong = time.monotonic(), len(workload.errors), len(workload.wrong)
                 before = {id(one): len(one.errors) for one in workload.threads}
                 try:
@@ -398,7 +402,7 @@ def main() -> int:
         json.dumps(
             {
                 "chaos": "postgresql_shard_move",
-                "points": len(points) - options.first - len(skipped),
+                "points": len(chosen) - len(skipped),
                 "not_reached": skipped,
                 "moved": outcomes["moved"],
                 "stayed": outcomes["stayed"],
