@@ -224,7 +224,8 @@ options:
     version_added: 0.1.0
   isolate:
     description:
-      - Keys that are to have a bucket of their own.
+      - Keys that are to have a bucket of their own. That is planned for and not carried out yet, nor is a bucket split that alone is too
+        large. RV(plan.left_out) says which would be.
     type: list
     elements: dict
     default: []

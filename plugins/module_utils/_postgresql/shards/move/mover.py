@@ -530,8 +530,8 @@ class Mover:
         rows = await self.members.rows(
             shard, "SELECT shard FROM headroom.bucket WHERE group_name = %s AND number = %s", list(move.bucket_id)
         )
-        # those that reference others go first
-        for leaf in reversed(move.leaves):
+        leaves = []
+        for leaf in move.leaves:
             for name in (leaf.name, leaf.retired):
                 found = await catalog.facts(self.members, shard, leaf.schema, name)
                 if found is None or found["kind"] == "f":
@@ -542,7 +542,10 @@ class Mover:
                         f"{bucket_name(move.bucket_id)}. Look at the map of both.",
                         code="leaf_in_use",
                     )
-                await self._ddl(shard, sql.SQL("DROP TABLE {}").format(table(leaf.schema, name)))
+                leaves.append(table(leaf.schema, name))
+        if leaves:
+            # all at once, since they may refer to each other
+            await self._ddl(shard, sql.SQL("DROP TABLE {}").format(sql.SQL(", ").join(leaves)))
 
     async def _forget(self) -> None:
         """Remove the decisions of a move; no transaction of it is left to be decided."""
