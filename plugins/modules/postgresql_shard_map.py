@@ -90,6 +90,7 @@ options:
       buckets:
         description:
           - Number of buckets, from 64 to 4096, for V(hash) alone. It cannot be changed later.
+          - PostgreSQL takes the longer to add a partition the more there are. Thousands take minutes on each member.
         type: int
       bounds:
         description:
@@ -148,6 +149,8 @@ notes:
   - The members need PostgreSQL 16 or later with C(postgres_fdw), and shards also C(wal_level = logical) and
     C(max_prepared_transactions) of 2 or more.
   - A shard that is taken out of the declaration is not contacted any more. Its schema C(headroom) stays there.
+  - All roles of a member may read the map and the journal of moves there. A router reaches the shards as O(member_user), for every
+    role; what a role may do is decided by its privileges on the router's tables.
 """
 
 EXAMPLES = r"""

@@ -105,7 +105,7 @@ async def apply(members: Members, work: Work, found: t.Sequence[Step], lock: Loc
             committed += [name for name, one in done.items() if not isinstance(one, HeadroomError)]
             if failed:
                 raise HeadroomError(
-                    f"{failed[0]} {', '.join(committed) or 'No member'} has been changed; run it again to go on.",
+                    f"{failed[0]} Changed so far: {', '.join(committed) or 'none'}. Run it again to go on.",
                     code="half_committed",
                     result={"changed": bool(committed), "errors": [one.as_dict() for one in failed]},
                 )

@@ -15,11 +15,11 @@ from ..._common.errors import HeadroomError, OptionError
 from ..connection import Login
 from . import apply, count, declare
 from .keys import KEY_TYPES
-from .members import Lock, Members, members_spec, parse_access, parse_cluster, parse_members, parse_timeout
+from .members import Lock, MemberError, Members, members_spec, parse_access, parse_cluster, parse_members, parse_timeout
 from .model import STRATEGIES, Group, ShardMap
 from .observed import Observed, Relation
 from .options import check, groups_from, shards_from
-from .read import observe
+from .read import LOCKED, observe
 
 # what can end the transaction that they are tried in is not among them
 DDL_VERBS = ("CREATE", "ALTER", "COMMENT", "GRANT")
@@ -168,6 +168,16 @@ class _Run:
             return self._result(before, after.target, tables, plan.steps, work.rewritten)
 
     async def _plan(self, members: Members) -> _Plan:
+        try:
+            return await self._planned(members)
+        except MemberError as error:
+            if error.sqlstate == LOCKED:
+                # says who, if it is another run that holds the table
+                async with Lock(members, self.wanted.cluster):
+                    pass
+            raise
+
+    async def _planned(self, members: Members) -> _Plan:
         wanted = self.wanted
         observed, known = await observe(members, wanted.tables)
         declare.check_members(wanted, observed)

@@ -16,19 +16,16 @@ from dataclasses import dataclass, field, replace
 from ..._common.errors import HeadroomError
 from .keys import Key, key_to_json
 from .model import Bucket, BucketId, Group, Member, Placement, Shard, ShardMap, Table, bucket_name
-from .observed import Observed, Relation, Seen, digest_of, leaf_name
+from .observed import MIN_VERSION, Observed, Relation, Seen, digest_of, leaf_name
 from .ring import place
 from .schema import DIGEST, PREFIX
 
 if t.TYPE_CHECKING:
     from .members import Access
 
-MIN_VERSION = 160000
-"""The first version whose subscriptions can leave out what was replicated to it (``origin = none``), as a move back needs."""
-
 TYPE_NAMES = {"varchar": "character varying"}
 METHODS = {"hash": "HASH", "range": "RANGE", "directory": "LIST"}
-LINK_OPTIONS = {"async_capable": "true", "fetch_size": "1000", "parallel_commit": "true"}
+LINK_OPTIONS = {"async_capable": "true", "batch_size": "100", "fetch_size": "1000", "parallel_commit": "true"}
 
 Contents: t.TypeAlias = "t.Mapping[tuple[str, str], t.Mapping[int | None, int]]"
 """Rows by table and shard, and by bucket; None stands for tenants that have none."""
@@ -147,7 +144,8 @@ def check_members(wanted: Wanted, observed: Observed) -> None:
             continue
         if stored.cluster != wanted.cluster:
             fail(
-                f"{where} belongs to the cluster {stored.cluster}, and not to {wanted.cluster}. Give another database.",
+                f"{where} belongs to the cluster {stored.cluster}, and not to {wanted.cluster}. "
+                "Give another database, or drop the schema headroom there if it has left that cluster.",
                 "other_cluster",
                 member=name,
             )
@@ -530,7 +528,8 @@ def _check_leaving(wanted: Wanted, observed: Observed, known: ShardMap | None, g
         if move["state"] == "switched" and move["group_name"] in grown:
             fail(
                 f"bucket {name} has moved from {move['source']} to {move['target']} and can still be taken back, "
-                "to where a new table of its group would not follow. Rebalance with state cleaned, or wait for the end of its revert window.",
+                "to where a new table of its group would not follow. "
+                "Rebalance with state cleaned, or wait for the end of its revert window.",
                 "move_in_flight",
                 move=move["id"],
             )

@@ -20,7 +20,7 @@ from ..connection import Login
 from .members import Member, MemberError, Members, members_spec, parse_cluster, parse_members, parse_timeout
 from .model import BucketId, ShardMap, bucket_name
 from .move.model import OPEN_STATES, newest
-from .observed import SUFFIX, Seen, leaf_name, merge
+from .observed import MIN_VERSION, SUFFIX, Seen, leaf_name, merge
 from .options import check
 from .plan import mixed_load
 from .read import member_facts, read_relations
@@ -169,14 +169,13 @@ async def _look(options: Options) -> dict[str, t.Any]:
                     code="other_cluster",
                     member=name,
                 )
-        rates: dict[str, dict[str, dict[str, int]]] = {}
+        before: dict[str, dict[str, dict[str, int]]] = {}
         if options.sample_s:
-            begun = {name: {leaf: dict(one) for leaf, one in view.leaves.items()} for name, view in views.items()}
+            before = {name: {leaf: dict(one) for leaf, one in view.leaves.items()} for name, view in views.items()}
             await asyncio.sleep(options.sample_s)
             views, more = await _round(members, list(views))
             errors += more
-            rates = begun
-    result = report(options, views, errors, rates)
+    result = report(options, views, errors, before)
     if errors and options.require_all:
         raise HeadroomError(
             f"{errors[0]} {len(errors)} of {len(options.members)} members could not be read.",
@@ -204,6 +203,14 @@ async def _view(members: Members, seen: Seen, tables: t.Sequence[str]) -> _View:
     async def rows(query: str, params: t.Any = None) -> list[dict[str, t.Any]]:
         return await members.rows(name, query, params, verb="look at")
 
+    if seen.version < MIN_VERSION:
+        member = seen.member
+        raise MemberError(
+            f"Failed to look at {name} on {member.host}:{member.port}: it runs PostgreSQL {seen.version // 10000}, "
+            f"and {MIN_VERSION // 10000} or later is needed. Upgrade it.",
+            code="server_too_old",
+            member=name,
+        )
     relations = await read_relations(members, name, tables) if tables else {}
     figures = (await rows(_MEMBER_SQL))[0]
     objects = await rows(_OBJECTS_SQL, {"prefix": PREFIX})

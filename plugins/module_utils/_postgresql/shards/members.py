@@ -38,8 +38,9 @@ _SETTINGS = {
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
-    "client_connection_check_interval": "5s",
 }
+# of PostgreSQL 14 and later; older servers are refused in a sentence of their own
+_SETTINGS_14 = {"client_connection_check_interval": "5s", "idle_session_timeout": "0"}
 _SET_SQL = "SELECT set_config(name, setting, false) FROM unnest(%s::text[], %s::text[]) AS s (name, setting)"
 
 _HINTS = {
@@ -52,6 +53,7 @@ _HINTS = {
     "connection_refused": "Check host and port, and that the server runs there.",
     "dns_failure": "Check the name, and the resolver of the host that runs this.",
     "tls_refused": "Compare ssl_mode and ca_cert with the server's certificate and its ssl setting.",
+    "locked_table": "Another session holds its lock; run it again when that has ended.",
     "timeout": "Is the server up and not frozen, and does a firewall drop the packets?",
 }
 
@@ -332,6 +334,8 @@ class Members:
         member = self.members[name]
         state = getattr(cause, "sqlstate", None)
         text = self.login.scrub(_text(cause))
+        if code is None and state == "55P03":
+            code = "locked_table"
         if code is None:
             low = text.lower()
             code = (
@@ -368,7 +372,8 @@ class Members:
                 autocommit=True,
                 row_factory=dict_row,
             )
-            await connection.execute(_SET_SQL, [list(_SETTINGS), list(_SETTINGS.values())])
+            settings = {**_SETTINGS, **(_SETTINGS_14 if connection.info.server_version >= 140000 else {})}
+            await connection.execute(_SET_SQL, [list(settings), list(settings.values())])
             return connection
 
         return await self.guarded(name, work(), None, self.timeout_s, "connect to")

@@ -16,6 +16,9 @@ from ..._common.errors import HeadroomError
 from .keys import Key, sort_key
 from .model import Bucket, BucketId, Group, Member, Placement, Shard, ShardMap, bucket_name
 
+MIN_VERSION = 160000
+"""The first version whose subscriptions can leave out what was replicated to it (``origin = none``), as a move back needs."""
+
 SUFFIX = re.compile(r"_b([0-9]+)(_retired|_forward)?\Z")
 
 IN_FLIGHT = ("copying", "catching_up", "verified", "switched")

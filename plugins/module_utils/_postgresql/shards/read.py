@@ -19,6 +19,7 @@ from .members import Members, Row
 from .model import Member
 from .observed import (
     IN_FLIGHT,
+    MIN_VERSION,
     SUFFIX,
     Column,
     Definition,
@@ -33,6 +34,10 @@ from .observed import (
 )
 from .schema import FORMAT, PREFIX
 from .stored import stored_map
+
+LOCK_TIMEOUT = "2s"
+"""How long a lock on a plain table is waited for when it is looked at."""
+LOCKED = "55P03"
 
 _SETTINGS = (
     "wal_level",
@@ -180,6 +185,9 @@ async def look(members: Members, tables: t.Iterable[str] = ()) -> dict[str, Seen
         return facts
 
     async def relations(name: str) -> Seen:
+        if facts[name].version < MIN_VERSION:
+            # its catalogs may be others; whoever plans refuses it
+            return facts[name]
         return _with(facts[name], await read_relations(members, name, list(wanted)))
 
     return await members.each(relations)
@@ -331,6 +339,8 @@ async def _content(members: Members, name: str, table: str, purpose: str) -> tup
     query = sql.SQL(
         "SELECT EXISTS (SELECT FROM ONLY {table}) AS filled, pg_total_relation_size({text}::regclass) AS size"
     )
+    # what turns a table holds its lock until it is done
+    await members.rows(name, "SELECT set_config('lock_timeout', %s, false)", [LOCK_TIMEOUT], purpose=purpose)
     identifier = sql.Identifier(*table.split(".", 1))
     text = sql.Literal(".".join('"{}"'.format(part.replace('"', '""')) for part in table.split(".", 1)))
     row = await members.row(
