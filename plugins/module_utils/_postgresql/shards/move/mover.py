@@ -416,6 +416,9 @@ class Mover:
             return
         await self.journal.write(move, step="retiring")
         await self.reverse.drop()
+        # of an attempt to take it back
+        for leaf in move.leaves:
+            await self._drop_forwarder(move.target, leaf, leaf.forwarder)
         await self._drop_leaves(move.source, move.target)
         await clear_fence(self.members, move)
         await self._forget()
