@@ -92,7 +92,7 @@ async def apply(members: Members, work: Work, found: t.Sequence[Step], lock: Loc
     """
     by: dict[str, list[Step]] = {}
     for step in found:
-        if step.action != "repoint":
+        if step.action not in ("repoint", "unlink"):
             by.setdefault(step.member, []).append(step)
     try:
         await _all(by, lambda name: _prepare(members, work, name, by[name]))
@@ -114,6 +114,10 @@ async def apply(members: Members, work: Work, found: t.Sequence[Step], lock: Loc
     for step in found:
         if step.action == "repoint":
             await _repoint(members, work, step)
+    # nothing points there any more
+    for step in found:
+        if step.action == "unlink":
+            await members.rows(step.member, ddl.script(ddl.unlink(step.object)), verb=f"drop {step.object} on")
 
 
 async def _all(names: t.Iterable[str], prepare: t.Callable[[str], t.Coroutine[t.Any, t.Any, None]]) -> None:
@@ -205,8 +209,6 @@ async def _step(session: _Session, work: Work, step: Step) -> None:
         if link is not None:
             statements = [*ddl.link_options(step.object, link.options, options), *statements]
         await session.script(statements, "link")
-    elif step.action == "unlink":
-        await session.script(ddl.unlink(step.object), "unlink")
     elif step.action == "map":
         await write_map(session.run, work.wanted, name, seen.member.role, work.target)
     elif step.action == "create":

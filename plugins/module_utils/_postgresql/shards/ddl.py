@@ -83,14 +83,20 @@ def parent(form: Relation, group: Group, table: Table, router: bool = False) -> 
             key=sql.Identifier(table.key),
         )
     )
-    if not router:
-        made += [
-            sql.SQL("ALTER SEQUENCE {} OWNED BY {}").format(
-                sql.Identifier(*column.sequence), sql.Identifier(*table.name.split(".", 1), column.name)
-            )
-            for column in form.columns
-            if column.sequence and not column.identity
-        ]
+    if form.owner:
+        made.append(sql.SQL("ALTER TABLE {} OWNER TO {}").format(identifier(table.name), sql.Identifier(form.owner)))
+    for column in form.columns:
+        if column.sequence and not column.identity and not router:
+            sequence = sql.Identifier(*column.sequence)
+            # it belongs to a column of its own owner alone
+            if form.owner:
+                made.append(sql.SQL("ALTER SEQUENCE {} OWNER TO {}").format(sequence, sql.Identifier(form.owner)))
+            place = sql.Identifier(*table.name.split(".", 1), column.name)
+            made.append(sql.SQL("ALTER SEQUENCE {} OWNED BY {}").format(sequence, place))
+            made += [
+                _grant(privileges, sql.SQL("SEQUENCE {}").format(sequence), role, option)
+                for role, privileges, option in column.sequence_grants
+            ]
     return made
 
 
@@ -205,17 +211,23 @@ def finish(form: Relation, table: Table, member_user: str, router: bool = False)
         for column in form.columns
         if column.comment is not None
     ]
-    if form.owner:
-        made.append(sql.SQL("ALTER TABLE {} OWNER TO {}").format(name, sql.Identifier(form.owner)))
     made += [_grant(privileges, name, role, option) for role, privileges, option in form.grants]
+    made += [
+        _grant(privileges, name, role, option, column.name)
+        for column in form.columns
+        for role, privileges, option in column.grants
+    ]
     return made
 
 
-def _grant(privileges: t.Sequence[str], name: sql.Composable, role: str, option: bool = False) -> sql.Composable:
+def _grant(
+    privileges: t.Sequence[str], name: sql.Composable, role: str, option: bool = False, column: str | None = None
+) -> sql.Composable:
     from psycopg import sql
 
+    of = sql.SQL("") if column is None else sql.SQL(" ({})").format(sql.Identifier(column))
     return sql.SQL("GRANT {} ON {} TO {}{}").format(
-        sql.SQL(", ".join(privileges)),
+        sql.SQL(", ").join(sql.SQL("{}{}").format(sql.SQL(privilege), of) for privilege in privileges),
         name,
         sql.Identifier(role) if role else sql.SQL("PUBLIC"),
         sql.SQL(" WITH GRANT OPTION" if option else ""),

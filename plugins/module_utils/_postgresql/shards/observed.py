@@ -30,6 +30,10 @@ def leaf_name(table: str, number: int) -> str:
     return f"{table}_b{number}"
 
 
+Grant = tuple[str, tuple[str, ...], bool]
+"""A role (PUBLIC is an empty name), its privileges, and whether it may grant them."""
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of a table, in the words of the catalog."""
@@ -47,8 +51,11 @@ class Column:
     identity: str = ""
     # s (stored) or nothing
     generated: str = ""
-    # the sequence that belongs to it, schema and name
+    # the sequence that belongs to it, schema and name, and who may use that
     sequence: tuple[str, str] | None = None
+    sequence_grants: tuple[Grant, ...] = ()
+    # privileges on this column alone
+    grants: tuple[Grant, ...] = ()
     storage: str | None = None
     compression: str | None = None
     comment: str | None = None
@@ -109,8 +116,7 @@ class Relation:
     referenced_by: tuple[str, ...] = ()
     triggers: tuple[Definition, ...] = ()
     statistics: tuple[Definition, ...] = ()
-    # (role, privileges, whether it may grant them), by role; PUBLIC is an empty name
-    grants: tuple[tuple[str, tuple[str, ...], bool], ...] = ()
+    grants: tuple[Grant, ...] = ()
     owner: str = ""
     comment: str | None = None
     options: tuple[str, ...] = ()

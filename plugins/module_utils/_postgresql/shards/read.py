@@ -24,6 +24,7 @@ from .observed import (
     Column,
     Definition,
     ForeignKey,
+    Grant,
     Leaf,
     Link,
     Observed,
@@ -81,6 +82,12 @@ SELECT to_json(c) AS cluster,
 FROM headroom.cluster c
 """
 
+_GRANTS_SQL = """
+  (SELECT coalesce(json_agg(json_build_array(role, privileges, grantable) ORDER BY role, grantable), '[]')
+    FROM (SELECT CASE WHEN p.grantee = 0 THEN '' ELSE pg_get_userbyid(p.grantee) END AS role, p.is_grantable AS grantable,
+        array_agg(p.privilege_type ORDER BY p.privilege_type) AS privileges
+      FROM aclexplode({acl}) p WHERE p.grantee <> c.relowner GROUP BY 1, 2) g)"""
+
 _RELATIONS_SQL = """
 SELECT w.schema || '.' || w.name AS name, c.oid::bigint AS oid, c.relkind::text AS kind,
   pg_get_partkeydef(c.oid) AS partition_key, c.relpersistence::text AS persistence, c.relrowsecurity AS row_security,
@@ -99,6 +106,10 @@ SELECT w.schema || '.' || w.name AS name, c.oid::bigint AS oid, c.relkind::text 
         JOIN pg_namespace qn ON qn.oid = q.relnamespace
         WHERE e.classid = 'pg_class'::regclass AND e.refclassid = 'pg_class'::regclass AND e.refobjid = c.oid
           AND e.refobjsubid = a.attnum AND e.deptype IN ('a', 'i') LIMIT 1),
+      'grants', {column_grants},
+      'sequence_grants', (SELECT {sequence_grants} FROM pg_depend e JOIN pg_class q ON q.oid = e.objid AND q.relkind = 'S'
+        WHERE e.classid = 'pg_class'::regclass AND e.refclassid = 'pg_class'::regclass AND e.refobjid = c.oid
+          AND e.refobjsubid = a.attnum AND e.deptype = 'a' LIMIT 1),
       'storage', CASE WHEN a.attstorage <> y.typstorage THEN a.attstorage END,
       'compression', nullif(a.attcompression, ''), 'comment', col_description(c.oid, a.attnum)) ORDER BY a.attnum)
     FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid LEFT JOIN pg_collation l ON l.oid = a.attcollation
@@ -121,10 +132,7 @@ SELECT w.schema || '.' || w.name AS name, c.oid::bigint AS oid, c.relkind::text 
   (SELECT coalesce(json_agg(json_build_object('name', s.stxname, 'kind', 's', 'sql', pg_get_statisticsobjdef(s.oid))
       ORDER BY s.stxname), '[]')
     FROM pg_statistic_ext s WHERE s.stxrelid = c.oid) AS statistics,
-  (SELECT coalesce(json_agg(json_build_array(role, privileges, grantable) ORDER BY role, grantable), '[]')
-    FROM (SELECT CASE WHEN p.grantee = 0 THEN '' ELSE pg_get_userbyid(p.grantee) END AS role, p.is_grantable AS grantable,
-        array_agg(p.privilege_type ORDER BY p.privilege_type) AS privileges
-      FROM aclexplode(c.relacl) p WHERE p.grantee <> c.relowner GROUP BY 1, 2) g) AS grants,
+  {table_grants} AS grants,
   (SELECT json_agg(DISTINCT v.relname) FROM pg_depend e JOIN pg_rewrite r ON r.oid = e.objid
       JOIN pg_class v ON v.oid = r.ev_class
     WHERE e.classid = 'pg_rewrite'::regclass AND e.refclassid = 'pg_class'::regclass AND e.refobjid = c.oid) AS views,
@@ -153,6 +161,8 @@ SELECT w.schema || '.' || w.name AS name, c.oid::bigint AS oid, c.relkind::text 
 FROM unnest(%(schemas)s::text[], %(names)s::text[]) AS w (schema, name)
   JOIN pg_namespace n ON n.nspname = w.schema JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.name
 """
+for _part, _acl in (("table", "c.relacl"), ("column", "a.attacl"), ("sequence", "q.relacl")):
+    _RELATIONS_SQL = _RELATIONS_SQL.replace(f"{{{_part}_grants}}", _GRANTS_SQL.format(acl=_acl))
 
 _STRAYS_SQL = """
 SELECT w.schema || '.' || w.name AS name, json_agg(n.nspname || '.' || c.relname) AS strays
@@ -379,6 +389,8 @@ def relation_from(row: Row, strays: tuple[str, ...] = (), filled: bool = False, 
             identity=one["identity"],
             generated=one["generated"],
             sequence=tuple(one["sequence"]) if one["sequence"] else None,
+            sequence_grants=_grants(one["sequence_grants"]),
+            grants=_grants(one["grants"]),
             storage=one["storage"],
             compression=one["compression"],
             comment=one["comment"],
@@ -398,7 +410,7 @@ def relation_from(row: Row, strays: tuple[str, ...] = (), filled: bool = False, 
         referenced_by=tuple(row["referenced_by"]),
         triggers=tuple(_definition(one) for one in row["triggers"]),
         statistics=tuple(_definition(one) for one in row["statistics"]),
-        grants=tuple((role, tuple(privileges), grantable) for role, privileges, grantable in row["grants"]),
+        grants=_grants(row["grants"]),
         owner=row["owner"],
         comment=row["comment"],
         options=tuple(row["options"]),
@@ -410,6 +422,10 @@ def relation_from(row: Row, strays: tuple[str, ...] = (), filled: bool = False, 
         rows=max(0, row["rows"]),
         size_bytes=size_bytes,
     )
+
+
+def _grants(rows: t.Iterable[t.Any] | None) -> tuple[Grant, ...]:
+    return tuple((role, tuple(privileges), grantable) for role, privileges, grantable in rows or ())
 
 
 def _definition(one: Row) -> Definition:

@@ -29,9 +29,23 @@ FORM = Relation(
     "plain",
     (
         Column("user", "bigint", not_null=True),
-        Column("no", "integer", not_null=True, default="nextval('shop.no'::regclass)", sequence=("shop", "no")),
+        Column(
+            "no",
+            "integer",
+            not_null=True,
+            default="nextval('shop.no'::regclass)",
+            sequence=("shop", "no"),
+            sequence_grants=(("app", ("USAGE",), False),),
+        ),
         Column("line", "integer", identity="d", not_null=True, sequence=("shop", "line")),
-        Column("what", "text", collation='pg_catalog."C"', default="'50%'::text", comment="it's"),
+        Column(
+            "what",
+            "text",
+            collation='pg_catalog."C"',
+            default="'50%'::text",
+            comment="it's",
+            grants=(("app", ("UPDATE",), False),),
+        ),
         Column("twice", "integer", generated="s", default="(line * 2)"),
     ),
     constraints=(
@@ -65,6 +79,13 @@ def test_the_parent_on_a_shard_is_the_whole_table() -> None:
     assert 'PARTITION BY HASH ("user")' in made
     assert 'ALTER SEQUENCE "shop"."no" OWNED BY "shop"."Orders"."no"' in made
     assert "PRIMARY KEY" not in made
+    # a sequence belongs to a table of its own owner alone
+    owners = [
+        made.index(part)
+        for part in ('TABLE "shop"."Orders" OWNER', 'SEQUENCE "shop"."no" OWNER', 'SEQUENCE "shop"."no" OWNED')
+    ]
+    assert owners == sorted(owners)
+    assert 'GRANT USAGE ON SEQUENCE "shop"."no" TO "app"' in made
 
 
 def test_the_parent_on_a_router_checks_and_counts_nothing() -> None:
@@ -82,7 +103,7 @@ def test_what_follows_the_rows() -> None:
     assert "CREATE INDEX i ON" in made
     assert 'DISABLE TRIGGER "g"' in made
     assert 'COMMENT ON COLUMN "shop"."Orders"."what" IS \'it\'\'s\'' in made
-    assert 'OWNER TO "the owner"' in made
+    assert 'GRANT UPDATE ("what") ON "shop"."Orders" TO "app"' in made
     assert 'GRANT SELECT ON "shop"."Orders" TO PUBLIC WITH GRANT OPTION' in made
     assert 'GRANT SELECT, INSERT, UPDATE, DELETE ON "shop"."Orders" TO "member"' in made
 

@@ -94,6 +94,8 @@ def catalog(**other: t.Any) -> dict[str, t.Any]:
         "identity": "",
         "generated": "",
         "sequence": None,
+        "sequence_grants": None,
+        "grants": [],
         "storage": None,
         "compression": None,
         "comment": None,
