@@ -253,7 +253,7 @@ class Cluster:
         self.members = {
             "shards": [server.entry for server in self.shards],
             "routers": [server.entry for server in self.routers],
-            "timeout_s": 5,
+            "timeout_s": 10,
         }
 
     def command(self, module: str, arguments: dict[str, Any], check: bool = False) -> tuple[list[str], dict[str, str]]:

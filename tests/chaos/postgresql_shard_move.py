@@ -34,7 +34,7 @@ from benchmarks._shards import Cluster, HeadroomError, add_options, parsed, runn
 from workloads.postgresql_shards import Workload
 
 NAMES = ("a", "b", "c", "r")
-FROZEN_S = {"freeze": 3.0, "long-freeze": 12.0}
+FROZEN_S = {"freeze": 3.0, "long-freeze": 15.0}
 # what a statement may end with while a server is away
 GONE = ("None", "08", "57", "HV", "XX", "53", "25")
 # behind the back of a move, as no trigger can prevent

@@ -223,13 +223,43 @@ COMMENT ON FUNCTION headroom.refuse_moved() IS
   'A row trigger, with a group and the number of a bucket as arguments, that names the shard where the bucket is now';
 """
 
+_RESOLVE = """
+CREATE OR REPLACE FUNCTION headroom.in_doubt(older interval DEFAULT '15 seconds') RETURNS SETOF text
+LANGUAGE plpgsql AS $function$
+DECLARE
+  one record;
+  keeper text;
+  verdict text;
+BEGIN
+  FOR one IN SELECT p.gid, regexp_replace(p.gid, '_(give|take)$', '') AS attempt, m.id, m.target
+      FROM pg_prepared_xacts p JOIN headroom.move m ON starts_with(p.gid, 'headroom_' || m.id || '_')
+      WHERE p.database = current_database() AND p.gid ~ '_(give|take)$' AND p.prepared < clock_timestamp() - older
+  LOOP
+    keeper := 'decision';
+    IF one.target <> (SELECT self FROM headroom.cluster) THEN
+      keeper := 'decision_of_' || one.target;
+      EXECUTE format('CREATE FOREIGN TABLE IF NOT EXISTS headroom.%I (gid text, decided text, move_id text) SERVER %I '
+        'OPTIONS (schema_name ''headroom'', table_name ''decision'')', keeper, 'headroom_' || one.target);
+    END IF;
+    EXECUTE format('INSERT INTO headroom.%I (gid, decided, move_id) VALUES ($1, ''rollback'', $2) ON CONFLICT DO NOTHING', keeper)
+      USING one.attempt, one.id;
+    EXECUTE format('SELECT decided FROM headroom.%I WHERE gid = $1', keeper) INTO STRICT verdict USING one.attempt;
+    RETURN NEXT format('%s PREPARED %L', upper(verdict), one.gid);
+  END LOOP;
+END
+$function$;
+COMMENT ON FUNCTION headroom.in_doubt(interval) IS
+  'Statements that end the transactions which an interrupted switch has left prepared, as decided; to be run after this one has committed';
+REVOKE EXECUTE ON FUNCTION headroom.in_doubt(interval) FROM PUBLIC;
+"""
+
 _GRANTS = """
 GRANT USAGE ON SCHEMA headroom TO PUBLIC;
 GRANT SELECT ON headroom.cluster, headroom.shard, headroom.router, headroom.shard_group, headroom.shard_table,
   headroom.bucket, headroom.move TO PUBLIC;
 """
 
-SQL = _TABLES + _FUNCTIONS + _GRANTS
+SQL = _TABLES + _FUNCTIONS + _RESOLVE + _GRANTS
 """Makes the schema, or brings an older one up to date; can be run again at any time. Statements, to be sent without parameters."""
 
 DIGEST = hashlib.sha256(SQL.encode()).hexdigest()[:16]

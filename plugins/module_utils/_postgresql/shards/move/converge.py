@@ -37,6 +37,7 @@ from .switch import resolve
 from .watch import Watch
 
 PROGRESS_S = 2.0
+LOCK_PATIENCE_S = 3.0
 _PLACE_SQL = """
 UPDATE headroom.bucket SET shard = %s, epoch = %s WHERE group_name = %s AND number = %s AND epoch < %s
 """
@@ -85,8 +86,8 @@ class _Run:
             if self.check_mode:
                 seen = await self._look()
                 return await self._foretell(seen)
-            async with Lock(members, options.cluster) as lock:
-                self.lock = lock
+            async with contextlib.AsyncExitStack() as held:
+                self.lock = await self._take_lock(held)
                 seen = await self._look()
                 self.context = self._context(seen)
                 shown = asyncio.ensure_future(self._show())
@@ -99,6 +100,17 @@ class _Run:
                 finally:
                     shown.cancel()
                     await asyncio.gather(shown, return_exceptions=True)
+
+    async def _take_lock(self, held: contextlib.AsyncExitStack) -> Lock:
+        """Take the lock of the cluster; a run that has just ended may have it for another moment."""
+        deadline = time.monotonic() + LOCK_PATIENCE_S
+        while True:
+            try:
+                return await held.enter_async_context(Lock(self.members, self.options.cluster))
+            except HeadroomError as error:
+                if error.code != "locked" or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(0.2)
 
     async def _work(self, seen: _Seen) -> dict[str, t.Any]:
         await self._recover(seen)
