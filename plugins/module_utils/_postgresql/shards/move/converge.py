@@ -366,15 +366,28 @@ class _Run:
         ]
         sizes = {move.label: move.bytes_total for move in moves}
         if moves:
-            checked = await preflight.check(
-                self.members, moves, sizes, options.bounds.min_free_bytes, options.limits.concurrent_moves_per_shard
-            )
-            _require(checked)
+            await self._preflight(moves, sizes)
         self.total_bytes = sum(sizes.values())
         await self._carry(moves)
         after = await self._look()
         after.usage = await measure(self.members, after.map, options.load, options.sample_s)
         return self._result(seen, made, left_out, _shares(after), after)
+
+    async def _preflight(self, moves: t.Sequence[Move], sizes: t.Mapping[str, int]) -> None:
+        """Look whether all moves can be done.
+
+        :raises HeadroomError: with all reasons why not.
+        """
+        options = self.options
+        checked = await preflight.check(
+            self.members,
+            moves,
+            sizes,
+            options.bounds.min_free_bytes,
+            options.limits.concurrent_moves_per_shard,
+            options.revert_window_s > 0,
+        )
+        _require(checked)
 
     async def _carry(self, moves: list[Move]) -> None:
         """Carry moves, the first ones first, as many at a time as may be."""
@@ -411,9 +424,12 @@ class _Run:
         # those who still read at the former shards have had their time by now, or soon
         for mover in movers:
             try:
-                await mover.settle()
+                await (mover.settle() if self.options.revert_window_s > 0 else mover.retire())
             except HeadroomError as error:
                 failed = failed or error
+            for entry in self.done:
+                if entry["id"] == mover.move.id:
+                    entry["state"] = mover.move.state
         if failed is not None:
             raise failed
 
@@ -520,10 +536,7 @@ class _Run:
         ]
         if moves:
             sizes = {move.label: move.bytes_total for move in moves}
-            checked = await preflight.check(
-                self.members, moves, sizes, options.bounds.min_free_bytes, options.limits.concurrent_moves_per_shard
-            )
-            _require(checked)
+            await self._preflight(moves, sizes)
         self.changed = bool(made.moves or would) and options.state != "planned"
         return self._result(seen, made, left_out, made.after, None)
 
@@ -597,7 +610,10 @@ class _Run:
             parts.append(f"{_count(len(self.recovered), 'move')} of earlier runs {would}taken up")
         if options.state in ("planned", "balanced"):
             planned = len(made.moves)
-            count = planned if self.check_mode else sum(one["state"] == "switched" for one in self.done)
+            moved = [
+                one for one in self.done if one["duration_s"] is not None and one["state"] in ("switched", "retired")
+            ]
+            count = planned if self.check_mode else len(moved)
             size = format_bytes(made.size_bytes)
             if planned or count:
                 verb = "planned" if options.state == "planned" else f"{would}moved"

@@ -51,11 +51,14 @@ COPY headroom_free FROM PROGRAM 'stat --file-system --format "%a %S" .'
 
 @dataclass
 class Needs:
-    """What the moves that run at the same time need of one shard."""
+    """What moves need of one shard: those that run at the same time, and those that can be taken back afterwards."""
 
     leaving: int = 0
     coming: int = 0
     coming_bytes: int = 0
+    # each keeps a slot and a sender on its target, and a worker on its source
+    kept_leaving: int = 0
+    kept_coming: int = 0
 
 
 @dataclass
@@ -104,17 +107,22 @@ def shard_reasons(
     need(not facts["in_recovery"], "it is a standby; name the primary.")
     level = facts["wal_level"]
     need(level == "logical", f"wal_level is {level}; set it to logical and restart.")
-    both = needs.leaving + needs.coming
+    slots = needs.leaving + max(needs.coming, needs.kept_coming)
+    workers = needs.coming + max(needs.leaving, needs.kept_leaving)
+    kept = needs.kept_coming + needs.kept_leaving > needs.coming + needs.leaving
+    why = ", since each bucket that moves keeps one while it can be taken back" if kept else ""
+    remedy = (
+        "raise it and restart, or move fewer with max_moves, or set revert_window_s to 0"
+        if kept
+        else "raise it and restart"
+    )
     for key, option, wanted in (
-        ("slots_free", "max_replication_slots", both),
-        ("senders_free", "max_wal_senders", both),
-        ("workers_free", "max_logical_replication_workers", both),
+        ("slots_free", "max_replication_slots", slots),
+        ("senders_free", "max_wal_senders", slots),
+        ("workers_free", "max_logical_replication_workers", workers),
         ("prepared_free", "max_prepared_transactions", 1),
     ):
-        need(
-            facts[key] >= wanted,
-            f"{max(facts[key], 0)} of {option} are free and {wanted} are needed; raise it and restart.",
-        )
+        need(facts[key] >= wanted, f"{max(facts[key], 0)} of {option} are free and {wanted} are needed{why}; {remedy}.")
     for one in facts["long"] or []:
         need(
             False,
@@ -189,12 +197,18 @@ def leaf_reason(
 
 
 async def check(
-    members: Members, moves: t.Sequence[Move], sizes: t.Mapping[str, int], min_free_bytes: int, at_once: int
+    members: Members,
+    moves: t.Sequence[Move],
+    sizes: t.Mapping[str, int],
+    min_free_bytes: int,
+    at_once: int,
+    are_kept: bool = True,
 ) -> Checked:
     """Look at all shards and leaves of the moves that are about to begin.
 
     :param sizes: label of a move to the bytes that it copies.
     :param at_once: how many moves one shard takes part in at the same time.
+    :param are_kept: whether moves can be taken back once they are done.
     """
     found = Checked()
     names = sorted({name for move in moves for name in move.shards})
@@ -202,6 +216,8 @@ async def check(
     for move in moves:
         needs[move.source].leaving = min(at_once, needs[move.source].leaving + 1)
         needs[move.target].coming = min(at_once, needs[move.target].coming + 1)
+        needs[move.source].kept_leaving += are_kept
+        needs[move.target].kept_coming += are_kept
         # those that come one after the other stay all
         needs[move.target].coming_bytes += sizes.get(move.label, 0)
     facts = await members.each(lambda name: shard_facts(members, name), names)

@@ -80,6 +80,15 @@ def test_each_lack_is_named_with_its_remedy(change: dict[str, t.Any], words: str
     assert words in reason
 
 
+def test_what_can_be_taken_back_keeps_slots_and_workers() -> None:
+    assert shard_reasons("a", GOOD, Needs(1, 1, 0, kept_leaving=3, kept_coming=4), None) == []
+    slots = shard_reasons("a", GOOD, Needs(1, 1, 0, kept_coming=5), None)
+    assert [reason.partition(" free and ")[2].partition(" ")[0] for reason in slots] == ["6", "6"]
+    assert all("set revert_window_s to 0" in reason for reason in slots)
+    (workers,) = shard_reasons("a", GOOD, Needs(1, 1, 0, kept_leaving=4), None)
+    assert "max_logical_replication_workers are free and 5 are needed" in workers
+
+
 def test_disk_must_have_room_for_what_comes() -> None:
     needs = Needs(coming_bytes=1000)
     assert shard_reasons("a", GOOD, needs, 1300) == []
