@@ -201,7 +201,28 @@ class _Run:
                 for move in waiting
             ]
             made = replace(made, moves=tuple(move for move in made.moves if move.bucket not in fixed))
+        made = await self._affordable(seen, made, left_out)
         return replace(made, id=plan_id(seen.map, options.limits, isolated)), left_out
+
+    async def _affordable(self, seen: _Seen, made: Plan, left_out: list[str]) -> Plan:
+        """Return the plan without the moves that could not be taken back for want of slots and workers."""
+        if not made.moves or not self.options.revert_window_s:
+            return made
+        names = sorted({name for move in made.moves for name in (move.source, move.target)})
+        facts = await self.members.each(lambda name: preflight.shard_facts(self.members, name), names)
+        pairs = [(move.source, move.target) for move in made.moves]
+        count, scarce = preflight.affordable(pairs, facts, self.options.limits.concurrent_moves_per_shard)
+        if count in (0, len(made.moves)):
+            # what leaves room for no move at all is said by the preflight, with its remedy
+            return made
+        left_out.append(
+            f"{len(made.moves) - count} of {len(made.moves)} moves are left to a later plan: each keeps one of {scarce} while it can be "
+            "taken back. Raise that, or end what can be taken back with state cleaned and retire_now, or set revert_window_s to 0."
+        )
+        moves = made.moves[:count]
+        targets = {move.bucket: move.target for move in moves}
+        share = sum(move.size_bytes for move in moves) / (made.size_bytes or 1)
+        return replace(made, moves=moves, after=_shares(seen, targets), estimated_s=made.estimated_s * share)
 
     def _isolated(self, shard_map: ShardMap) -> tuple[tuple[str, Key], ...]:
         groups = {group.name: group for group in shard_map.groups}

@@ -141,6 +141,34 @@ def shard_reasons(
     return reasons
 
 
+def affordable(
+    moves: t.Sequence[tuple[str, str]], facts: t.Mapping[str, t.Mapping[str, t.Any]], at_once: int
+) -> tuple[int, str]:
+    """Return how many of the moves, the first ones, can all be taken back at the same time, and what there is too little of. Pure.
+
+    :param moves: source and target of each, in their order.
+    :param facts: shard to what it has to offer.
+    """
+    needs = {name: Needs() for name in facts}
+    for number, (source, target) in enumerate(moves):
+        giver, taker = needs[source], needs[target]
+        giver.leaving = min(at_once, giver.leaving + 1)
+        giver.kept_leaving += 1
+        taker.coming = min(at_once, taker.coming + 1)
+        taker.kept_coming += 1
+        for name, need in ((source, giver), (target, taker)):
+            slots = need.leaving + max(need.coming, need.kept_coming)
+            workers = need.coming + max(need.leaving, need.kept_leaving)
+            for key, option, wanted in (
+                ("slots_free", "max_replication_slots", slots),
+                ("senders_free", "max_wal_senders", slots),
+                ("workers_free", "max_logical_replication_workers", workers),
+            ):
+                if facts[name][key] < wanted:
+                    return number, f"{option} of {name}"
+    return len(moves), ""
+
+
 def leaf_reason(
     move: Move,
     leaf: Leaf,

@@ -12,6 +12,7 @@ from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.model import Move
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.preflight import (
     Needs,
+    affordable,
     leaf_reason,
     shard_reasons,
 )
@@ -87,6 +88,16 @@ def test_what_can_be_taken_back_keeps_slots_and_workers() -> None:
     assert all("set revert_window_s to 0" in reason for reason in slots)
     (workers,) = shard_reasons("a", GOOD, Needs(1, 1, 0, kept_leaving=4), None)
     assert "max_logical_replication_workers are free and 5 are needed" in workers
+
+
+def test_as_many_moves_as_can_be_taken_back() -> None:
+    facts = {name: {"slots_free": 5, "senders_free": 9, "workers_free": 9} for name in "abc"}
+    moves = [("a", "c"), ("b", "c")] * 5
+    # the target's slots: it gives nothing away itself
+    assert affordable(moves, facts, 1) == (5, "max_replication_slots of c")
+    facts["a"]["workers_free"] = 1
+    assert affordable(moves, facts, 1) == (2, "max_logical_replication_workers of a")
+    assert affordable(moves[:2], facts, 1) == (2, "")
 
 
 def test_disk_must_have_room_for_what_comes() -> None:
