@@ -240,7 +240,7 @@ class Chaos:
         self.workload = workload
         self.random = random.Random(seed)
         # nothing but the moves that are asked for
-        self.common = {"threshold": 10, "read_grace_s": 1, "max_rate_bytes_s": 60_000, "max_block_ms": 2000}
+        self.common = {"threshold": 10, "read_grace_s": 1, "max_rate_bytes_s": 60_000, "max_block_ms": 10_000}
 
     def point(self, fault: str, step: Step) -> dict[str, str] | None:
         """Make one fault and run again. Return what was seen, or None when the run never came to the step."""

@@ -366,6 +366,7 @@ class _Run:
             else:
                 await mover.undo(HeadroomError(f"It was interrupted while {was}.", code="interrupted"))
                 action = "rolled_back"
+            await self.members.close_all(move.id)
             self.changed = True
             self.recovered.append({**_entry(move), "was": was, "action": action})
 
@@ -431,6 +432,8 @@ class _Run:
             for task in ended:
                 mover = running.pop(task)
                 self.busy.remove(mover.move)
+                # a plan may have more moves than a shard has room for connections
+                await self.members.close_all(mover.move.id)
                 error = task.exception()
                 if error is not None and not isinstance(error, HeadroomError):
                     for other in running:
@@ -448,6 +451,7 @@ class _Run:
                 await (mover.settle() if self.options.revert_window_s > 0 else mover.retire())
             except HeadroomError as error:
                 failed = failed or error
+            await self.members.close_all(mover.move.id)
             for entry in self.done:
                 if entry["id"] == mover.move.id:
                     entry["state"] = mover.move.state
@@ -485,6 +489,7 @@ class _Run:
             if chosen and (move.detail.get("is_over") or not due_only):
                 self.changed = True
                 await Mover(self.context, move).retire()
+                await self.members.close_all(move.id)
                 self.done.append({**_entry(move), "duration_s": None, "error": None})
 
     async def _clean(self) -> dict[str, t.Any]:
@@ -502,6 +507,7 @@ class _Run:
             self.busy.append(move)
             began = time.monotonic()
             await mover.revert()
+            await self.members.close_all(move.id)
             self.busy.remove(move)
             self.done.append({**_entry(move), "duration_s": round(time.monotonic() - began, 2), "error": None})
             if mover.switched is not None:

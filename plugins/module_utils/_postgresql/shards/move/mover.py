@@ -289,11 +289,15 @@ class Mover:
         await carry_sequences(self.members, move, move.source, move.target)
         await self.journal.write(move, step="switch")
         await guard.calm()
-        switch = Switch(self.members, self.forward, self.context.lock, move.detail["bounds"], move.detail["prints"])
-        async with self.context.switching:
-            self.switched = await switch.run(
-                self.context.next_epoch(), settings.pace, verifier, self.verified.unsettled
-            )
+        switch = Switch(
+            self.members,
+            self.forward,
+            self.context.lock,
+            self.context.switching,
+            move.detail["bounds"],
+            move.detail["prints"],
+        )
+        self.switched = await switch.run(self.context.next_epoch(), settings.pace, verifier, self.verified.unsettled)
         switch.accept()
         await carry_sequences(self.members, move, move.source, move.target)
 
@@ -487,15 +491,14 @@ class Mover:
             )
         await self._forwarders(self.reverse)
         await carry_sequences(self.members, move, move.target, move.source)
-        switch = Switch(self.members, self.reverse, self.context.lock, bounds, prints)
+        switch = Switch(self.members, self.reverse, self.context.lock, self.context.switching, bounds, prints)
 
         def after(entry: Move) -> None:
             entry.step = "returned"
 
-        async with self.context.switching:
-            self.switched = await switch.run(
-                self.context.next_epoch(), settings.pace, verifier, self.verified.unsettled, after
-            )
+        self.switched = await switch.run(
+            self.context.next_epoch(), settings.pace, verifier, self.verified.unsettled, after
+        )
         switch.accept()
         await carry_sequences(self.members, move, move.target, move.source)
         await self._returned()

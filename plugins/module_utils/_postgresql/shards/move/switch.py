@@ -41,6 +41,8 @@ FROM pg_locks l JOIN pg_stat_activity a USING (pid)
 WHERE l.locktype = 'relation' AND l.granted AND l.relation = %s::regclass AND l.database = (SELECT oid FROM pg_database
   WHERE datname = current_database()) AND a.pid <> pg_backend_pid() ORDER BY a.xact_start LIMIT 3
 """
+# the part of the time that others may wait after which it is too late to begin to commit, which takes its own
+COMMIT_AFTER = 0.7
 # states that an attempt may meet and the next need not: lock not available, deadlock, cancelled by a time limit
 PASSING = ("55P03", "40P01", "57014")
 
@@ -84,10 +86,17 @@ class Switch:
     """Hands the bucket of a move over, one way: to its target, or with ``reverse`` back to its source."""
 
     def __init__(
-        self, members: Members, stream: Stream, lock: Lock, bounds: t.Mapping[str, str], prints: t.Mapping[str, str]
+        self,
+        members: Members,
+        stream: Stream,
+        lock: Lock,
+        gate: asyncio.Lock,
+        bounds: t.Mapping[str, str],
+        prints: t.Mapping[str, str],
     ) -> None:
         """Take the stream by which the last changes arrive.
 
+        :param gate: lets one attempt at a time through, of all moves.
         :param bounds: leaf to how it is attached, as ``FOR VALUES WITH (modulus 64, remainder 7)``.
         :param prints: leaf to the fingerprint of its definition when it was copied.
         """
@@ -95,6 +104,7 @@ class Switch:
         self.stream = stream
         self.move: Move = stream.move
         self.lock = lock
+        self.gate = gate
         self.bounds = bounds
         self.prints = prints
         # who has the bucket, and who gets it
@@ -133,9 +143,10 @@ class Switch:
                     )
                     await asyncio.sleep(min(1.0, lag_s))
                     continue
-                await self.lock.check()
-                seen.attempts += 1
-                await self._attempt(epoch, pace, seen, attached, verifier, unsettled or {}, after)
+                async with self.gate:
+                    await self.lock.check()
+                    seen.attempts += 1
+                    await self._attempt(epoch, pace, seen, attached, verifier, unsettled or {}, after)
                 return seen
             except HeadroomError as failed:
                 if failed.facts.get("sqlstate") not in PASSING and failed.code not in ("behind", "not_locked"):
@@ -174,13 +185,13 @@ class Switch:
             began = time.monotonic()
             await self._lock_leaves()
             seen.lock_s = time.monotonic() - began
-            left_s = pace.max_block_s - seen.lock_s
+            left_s = COMMIT_AFTER * pace.max_block_s - seen.lock_s
             if left_s <= 0:
                 raise self._late(pace)
             seen.fence_s, _same = await asyncio.gather(self._fence(left_s), self._require_same())
             if verifier is not None:
                 await verifier.recheck(unsettled)
-            if time.monotonic() - began > pace.max_block_s:
+            if time.monotonic() - began > COMMIT_AFTER * pace.max_block_s:
                 raise self._late(pace)
             committing = time.monotonic()
             # from here on the pair is in doubt until it is decided
