@@ -194,6 +194,8 @@ async def _step(session: _Session, work: Work, step: Step) -> None:
     name, seen = step.member, work.observed[step.member]
     if step.action == "schema":
         await session.run(SQL, verb="make the schema headroom on")
+        # a new one has no row yet; the step that writes the map makes it
+        await session.run("UPDATE headroom.cluster SET schema_digest = %s", [DIGEST], verb="make the schema headroom on")
     elif step.action == "extension":
         await session.run(
             "CREATE EXTENSION IF NOT EXISTS postgres_fdw WITH SCHEMA public", verb="create postgres_fdw on"

@@ -709,7 +709,8 @@ def _shard_steps(
             "map_edited",
             member=name,
         )
-    extra = relation.held - here
+    # a bucket that was handed over stays attached for those who still read it there
+    extra = relation.held - here - {int(move["bucket"]) for move in seen.moves if move["group_name"] == group.name}
     if extra:
         number = min(extra)
         placement = target.placements.get((group.name, number))

@@ -237,6 +237,11 @@ class Members:
         if found is not None:
             await self._close(found)
 
+    async def close_all(self, word: str) -> None:
+        """Close the connections of all purposes that have a word in them, such as a move's id."""
+        keys = [key for key in self._connections if word in key[1].split()]
+        await asyncio.gather(*(self.close(*key) for key in keys))
+
     async def rows(
         self,
         name: str,
