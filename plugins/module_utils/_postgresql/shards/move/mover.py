@@ -21,7 +21,7 @@ from .guard import Guard
 from .journal import Journal
 from .model import BOUND, FORWARD, REVERSE, TRIGGER, Leaf, Move
 from .stream import Stream, clear_fence
-from .switch import Pace, Switch, Switched, carry_sequences, resolve
+from .switch import Pace, Switch, Switched, resolve
 from .verify import Verified, Verifier
 
 if t.TYPE_CHECKING:
@@ -286,7 +286,6 @@ class Mover:
         await self.journal.write(move, "verified", "reverse")
         await self._prepare(self.reverse)
         await self._forwarders(self.forward)
-        await carry_sequences(self.members, move, move.source, move.target)
         await self.journal.write(move, step="switch")
         await guard.calm()
         switch = Switch(
@@ -299,7 +298,6 @@ class Mover:
         )
         self.switched = await switch.run(self.context.next_epoch(), settings.pace, verifier, self.verified.unsettled)
         switch.accept()
-        await carry_sequences(self.members, move, move.source, move.target)
 
     async def _caught_up(self, stream: Stream) -> None:
         deadline = time.monotonic() + self.context.settings.catch_up_timeout_s
@@ -490,7 +488,6 @@ class Mover:
                 f"index {move.id}",
             )
         await self._forwarders(self.reverse)
-        await carry_sequences(self.members, move, move.target, move.source)
         switch = Switch(self.members, self.reverse, self.context.lock, self.context.switching, bounds, prints)
 
         def after(entry: Move) -> None:
@@ -500,7 +497,6 @@ class Mover:
             self.context.next_epoch(), settings.pace, verifier, self.verified.unsettled, after
         )
         switch.accept()
-        await carry_sequences(self.members, move, move.target, move.source)
         await self._returned()
 
     async def _returned(self) -> None:

@@ -22,8 +22,8 @@ from ..members import APPLICATION_NAME, Lock, Members, cut
 from . import catalog
 from .catalog import table
 from .journal import WRITE_SQL, record
-from .model import BOUND, FORWARD, TRIGGER, Leaf, Move
-from .stream import POLL_S, Stream
+from .model import BOUND, FORWARD, TRIGGER, Move
+from .stream import Stream
 from .verify import Key, Verifier
 
 if t.TYPE_CHECKING:
@@ -178,6 +178,8 @@ class Switch:
         try:
             # a first time before the transaction, so that the session knows the catalogs
             await self._require_same()
+            numbers = await sequences(self.members, self.move, self.giver, self.taker)
+            await carry_sequences(self.members, numbers, self.giver, self.taker, f"numbers {self.move.id}")
             entry = self._entry(epoch, after)
             give = await self._script(self.giver, self._give(), entry, epoch, giving)
             take = await self._script(self.taker, self._take(attached), entry, epoch, taking)
@@ -188,7 +190,12 @@ class Switch:
             left_s = COMMIT_AFTER * pace.max_block_s - seen.lock_s
             if left_s <= 0:
                 raise self._late(pace)
-            seen.fence_s, _same = await asyncio.gather(self._fence(left_s), self._require_same())
+            # nobody can take another number for a row of this bucket by now
+            seen.fence_s, _same, _carried = await asyncio.gather(
+                self._fence(left_s),
+                self._require_same(),
+                carry_sequences(self.members, numbers, self.giver, self.taker, f"numbers {self.move.id}"),
+            )
             if verifier is not None:
                 await verifier.recheck(unsettled)
             if time.monotonic() - began > COMMIT_AFTER * pace.max_block_s:
@@ -451,37 +458,45 @@ async def resolve(members: Members, move: Move) -> str | None:
     return decided
 
 
-def sequence_columns(leaf: Leaf, parent: catalog.Facts) -> list[tuple[str, str]]:
-    """Return the columns of a table that take their values from a sequence, and its name."""
-    return [(one["name"], one["sequence"]) for one in parent["columns"] if one["sequence"]]
+@dataclass(frozen=True)
+class Sequence:
+    """A sequence that numbers rows of a moving leaf, by its names on both shards."""
+
+    here: str
+    there: str
 
 
-async def carry_sequences(members: Members, move: Move, giver: str, taker: str) -> None:
-    """Let the sequences of the taker begin beyond those of the giver, so that no new row gets the number of one that came along."""
-    from psycopg import sql
-
+async def sequences(members: Members, move: Move, giver: str, taker: str) -> list[Sequence]:
+    """Return the sequences from which the tables of a move take values."""
+    found = []
     for leaf in move.leaves:
         ours, theirs = await asyncio.gather(
             *(catalog.facts(members, shard, leaf.schema, leaf.parent) for shard in (giver, taker))
         )
-        if ours is None or theirs is None:
-            continue
-        there = dict(sequence_columns(leaf, theirs))
-        for column, name in sequence_columns(leaf, ours):
-            if column not in there:
-                continue
-
-            def last(sequence: str) -> sql.Composed:
-                return sql.SQL(_SEQUENCE_SQL).format(sql.Literal(sequence), sql.SQL(sequence))
-
-            value, other = (await members.row(giver, last(name))), (await members.row(taker, last(there[column])))
-            if value["is_called"] and (value["last_value"] - other["last_value"]) * value["step"] > 0:
-                await members.rows(
-                    taker,
-                    "SELECT setval(%s::regclass, %s)",
-                    [there[column], value["last_value"]],
-                    verb="set a sequence on",
-                )
+        names = {one["name"]: one["sequence"] for one in (theirs or {"columns": []})["columns"]}
+        for one in (ours or {"columns": []})["columns"]:
+            if one["sequence"] and names.get(one["name"]):
+                found.append(Sequence(one["sequence"], names[one["name"]]))
+    return found
 
 
-__all__ = ["POLL_S", "Pace", "Switch", "Switched", "carry_sequences", "resolve"]
+async def carry_sequences(members: Members, found: t.Iterable[Sequence], giver: str, taker: str, purpose: str) -> None:
+    """Let the sequences of the taker begin beyond those of the giver, so that no new row gets the number of one that came along."""
+    from psycopg import sql
+
+    def last(sequence: str) -> sql.Composed:
+        return sql.SQL(_SEQUENCE_SQL).format(sql.Literal(sequence), sql.SQL(sequence))
+
+    for one in found:
+        here, there = await asyncio.gather(
+            members.row(giver, last(one.here), purpose=purpose, verb="read a sequence on"),
+            members.row(taker, last(one.there), purpose=purpose, verb="read a sequence on"),
+        )
+        if here["is_called"] and (here["last_value"] - there["last_value"]) * here["step"] >= 0:
+            await members.rows(
+                taker,
+                "SELECT setval(%s::regclass, %s)",
+                [one.there, here["last_value"]],
+                purpose=purpose,
+                verb="set a sequence on",
+            )
