@@ -195,7 +195,9 @@ async def _step(session: _Session, work: Work, step: Step) -> None:
     if step.action == "schema":
         await session.run(SQL, verb="make the schema headroom on")
         # a new one has no row yet; the step that writes the map makes it
-        await session.run("UPDATE headroom.cluster SET schema_digest = %s", [DIGEST], verb="make the schema headroom on")
+        await session.run(
+            "UPDATE headroom.cluster SET schema_digest = %s", [DIGEST], verb="make the schema headroom on"
+        )
     elif step.action == "extension":
         await session.run(
             "CREATE EXTENSION IF NOT EXISTS postgres_fdw WITH SCHEMA public", verb="create postgres_fdw on"
