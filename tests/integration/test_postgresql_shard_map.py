@@ -93,7 +93,7 @@ class Members:
             password=login.get("login_password"),
             sslmode=login.get("ssl_mode", "prefer"),
             sslrootcert=login.get("ca_cert"),
-            connect_timeout=5,
+            connect_timeout=30,
         )
 
     def sql(self, name: str, query: str, *params: Any, database: str = DATABASE) -> list[tuple[Any, ...]]:
@@ -393,7 +393,7 @@ def test_a_run_that_is_killed_is_run_again(members: Members, nth: int, when: str
         HEADROOM_FAULT=str(fault),
         PYTHONPATH=str(ROOT / "tests" / "chaos" / "faults"),
     )
-    until((fault / "reached").exists)
+    until((fault / "reached").exists, 180)
     kill(run.pid)
     run.communicate()
 
@@ -419,7 +419,7 @@ def test_a_member_that_is_lost_at_its_commit_is_named_and_taken_up(members: Memb
         HEADROOM_FAULT=str(fault),
         PYTHONPATH=str(ROOT / "tests" / "chaos" / "faults"),
     )
-    until((fault / "reached").exists)
+    until((fault / "reached").exists, 180)
     lost = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND state = 'idle in transaction'"
     members.sql("s2", lost, DATABASE)
     (fault / "go").touch()
