@@ -269,7 +269,7 @@ async def _lock_table(session: _Session, work: Work, step: Step) -> None:
             "Nothing was changed. Run it again when it is calmer, or raise lock_timeout_s.",
             code="table_in_use",
             member=step.member,
-        ) from error
+        ) from None
 
 
 async def _drop_keys(session: _Session, work: Work, step: Step) -> None:
@@ -332,7 +332,7 @@ async def _convert(session: _Session, work: Work, step: Step) -> None:
                 f"{error} Rows came in that belong to another shard. Nothing was changed. Run it again to see which.",
                 code="misplaced_rows",
                 member=step.member,
-            ) from error
+            ) from None
         raise
     arrived = (await session.run(sql.SQL("SELECT count(*) AS rows FROM {}").format(name), verb=verb))[0]["rows"]
     if arrived != rows:

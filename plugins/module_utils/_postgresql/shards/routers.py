@@ -93,7 +93,7 @@ async def _one(
                     f"tries of {lock_timeout_s:g} s. Look for long transactions there; statements still reach the bucket.",
                     code="repoint_blocked",
                     member=router,
-                ) from error
+                ) from None
             result.retries += 1
             # growing and uneven, so that what waits behind the lock gets its turn
             await asyncio.sleep(random.uniform(0.5, 1.0) * min(0.05 * attempt, 1.0))

@@ -229,8 +229,8 @@ class Mover:
             source, target = await asyncio.gather(
                 *(catalog.facts(self.members, shard, leaf.schema, leaf.name) for shard in move.shards)
             )
-            assert source is not None
-            assert target is not None
+            if source is None or target is None:
+                raise self._missing(leaf, move.source if source is None else move.target)
             name = table(leaf.schema, leaf.name)
             statements = catalog.create_constraints(leaf, source, target)
             if TRIGGER not in target["triggers"]:
@@ -326,7 +326,8 @@ class Mover:
                 catalog.facts(self.members, stream.source, leaf.schema, leaf.name),
                 catalog.facts(self.members, stream.source, leaf.schema, leaf.forwarder),
             )
-            assert found is not None
+            if found is None:
+                raise self._missing(leaf, stream.source)
             if there is None:
                 await self._ddl(stream.source, catalog.create_forwarder(leaf, found, f"headroom_{stream.target}"))
 
@@ -407,6 +408,12 @@ class Mover:
                 if error.facts.get("sqlstate") not in ("55P03", "40P01", "57014") or time.monotonic() > deadline:
                     raise
                 await asyncio.sleep(0.2)
+
+    def _missing(self, leaf: Leaf, shard: str) -> HeadroomError:
+        return HeadroomError(
+            f"Failed to go on with move {self.move.label}: {leaf.schema}.{leaf.name} is not on {shard}. Was it dropped by hand?",
+            code="leaf_missing",
+        )
 
     # --- its end
 

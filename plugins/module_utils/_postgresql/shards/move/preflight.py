@@ -297,9 +297,8 @@ async def _leaves_reason(members: Members, move: Move, facts: t.Mapping[str, t.M
             if await catalog.facts(members, shard, leaf.schema, name) is not None
         ]
         reason = leaf_reason(move, leaf, source, source_parent, target_parent, taken)
-        if reason is not None:
+        if reason is not None or source is None:
             return reason
-        assert source is not None
         roles = {source["owner"], *(one["to"] for one in source["grants"] if one["to"] is not None)}
         unknown = sorted(roles - set(facts[move.target]["roles"]))
         if unknown:

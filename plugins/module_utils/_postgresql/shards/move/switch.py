@@ -154,9 +154,9 @@ class Switch:
                 error = failed
                 # others get their turn for longer than they had to wait
                 await asyncio.sleep(pace.max_block_s * random.uniform(0.5, 2.0))
-        assert error is not None
         raise HeadroomError(
-            f"Failed to switch move {self.move.label} within {pace.patience_s:g} s and {seen.attempts} attempts. The last: {error}",
+            f"Failed to switch move {self.move.label} within {pace.patience_s:g} s and {seen.attempts} attempts. "
+            f"The last: {error or 'none was begun'}",
             code="not_switched",
         )
 

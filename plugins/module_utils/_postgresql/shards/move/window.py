@@ -61,8 +61,8 @@ def parse_window(entry: t.Mapping[str, t.Any] | None) -> Window | None:
         value = entry[name]
         matched = _TIME.match(value) if isinstance(value, str) else None
         check(f"window.{name}", value, matched is not None, "give a time as HH:MM, in quotes.")
-        assert matched is not None
-        times.append(datetime.time(int(matched[1]), int(matched[2])))
+        if matched is not None:
+            times.append(datetime.time(int(matched[1]), int(matched[2])))
     days = tuple(entry.get("days") or DAYS)
     zone = entry.get("timezone") or "UTC"
     try:
