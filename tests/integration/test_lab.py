@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import CACHE, INVENTORIES, Lab, Play
+from .conftest import CACHE, INVENTORIES, ROOT, Lab, Play
 
 NAME = "headroom-spare"
 STATE = CACHE / NAME
@@ -104,6 +105,9 @@ def spare(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spare]
     """The spare lab, up; removed afterwards."""
     spare = Spare(lab, tmp_path_factory.mktemp("spare"))
     try:
+        if STATE.exists() or spare.containers() or groups():
+            # a run of these tests that was cut off left it
+            spare.play("lab/down.yml")
         # before there is anything, a check run says what would be done and does nothing
         steps = spare.up("--check")
         assert any(step.startswith("start spare1") for step in steps), steps
@@ -257,6 +261,94 @@ def failed_items(play: Play) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.fixture
+def programs(hosts: Spare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory whose programs come before those of the machine: what fails there fails for the lab alone."""
+    path = f"{tmp_path / 'bin'}:{hosts.lab.environment['PATH']}"
+    monkeypatch.setattr(hosts.lab, "environment", {**hosts.lab.environment, "PATH": path})
+    (tmp_path / "bin").mkdir()
+    return tmp_path / "bin"
+
+
+def replace_program(programs: Path, name: str, script: str) -> None:
+    """Put a script in the place of a program; REAL is the program itself."""
+    real = shutil.which(name)
+    (programs / name).write_text(f"#!/bin/bash\nREAL={real}\n{script}\n")
+    (programs / name).chmod(0o755)
+
+
+def grown(spare: Spare, **variables: Any) -> None:
+    """Declare a third host of a release that has no image yet."""
+    spare.declare(spare1="10.76.0.11", spare2="10.76.0.12", spare3="10.76.0.13")
+    declared = json.loads(spare.inventory.read_text())
+    declared["all"]["children"]["lab"]["hosts"]["spare3"].update({"lab_release": "nowhere", **variables})
+    spare.inventory.write_text(json.dumps(declared))
+
+
+def test_a_release_that_must_be_there_and_cannot_be_made_ends_up_at_once(hosts: Spare, programs: Path) -> None:
+    before = hosts.containers()
+    grown(hosts)
+    replace_program(programs, "mmdebstrap", 'echo "E: no such release" >&2; exit 1')
+    play = hosts.play("lab/up.yml", fails=True)
+    failed = play.results("Build the missing images, side by side")["localhost"]
+    assert "Failed to make the image of nowhere." in failed["stderr"]
+    assert not failed["changed"]
+    assert hosts.replaced(before) == set()
+
+
+@pytest.mark.parametrize(
+    ("releases", "code", "said"),
+    [
+        (["good"], 0, ["made good"]),
+        (["good", "bad?"], 0, ["made good", "without bad"]),
+        # the failure of one is not forgotten over the others that end well after it
+        (["bad", "good"], 1, ["made good"]),
+        (["bad", "worse?", "good"], 1, ["without worse", "made good"]),
+    ],
+)
+def test_the_images_that_could_not_be_made_are_told(
+    hosts: Spare, programs: Path, tmp_path: Path, releases: list[str], code: int, said: list[str]
+) -> None:
+    replace_program(
+        programs, "mmdebstrap", 'for one; do case $one in bad|worse) exit 1;; *.part) : >"$one";; esac; done'
+    )
+    replace_program(programs, "podman", "echo an id")
+    script = ROOT / "playbooks/lab/roles/lab/files/make-images"
+    done = subprocess.run(
+        ["bash", str(script), "image", "inputs", str(tmp_path), "false", "", "", *releases],
+        capture_output=True,
+        text=True,
+        env=hosts.lab.environment,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.splitlines()) == (code, said)
+
+
+def test_a_release_in_the_making_is_left_out_and_said_so(hosts: Spare, programs: Path) -> None:
+    before = hosts.containers()
+    grown(hosts, lab_optional=True)
+    replace_program(programs, "mmdebstrap", 'echo "E: no such release" >&2; exit 1')
+    play = hosts.play("lab/up.yml")
+    assert "without spare3" in play.results("Show what stays out")["localhost"]["msg"]
+    # nothing was made, so nothing changed
+    assert play.changed() == []
+    assert hosts.replaced(before) == set()
+
+
+def test_what_fails_after_the_root_of_an_optional_release_was_made_is_no_excuse(hosts: Spare, programs: Path) -> None:
+    grown(hosts, lab_optional=True)
+    replace_program(programs, "mmdebstrap", 'for one; do case $one in *.part) : >"$one";; esac; done')
+    replace_program(
+        programs, "podman", '[[ $1 != import ]] || { echo "no space left" >&2; exit 1; }; exec "$REAL" "$@"'
+    )
+    play = hosts.play("lab/up.yml", fails=True)
+    failed = play.results("Build the missing images, side by side")["localhost"]
+    assert "no space left" in failed["stderr"]
+    for path in (CACHE / "images").glob("nowhere-*"):
+        path.unlink()
+
+
 def test_a_host_takes_the_release_that_its_inventory_gives_it(lab: Lab) -> None:
     """A variable in group_vars of one inventory wins over one beside the hosts of another, so none may be there."""
     done = subprocess.run(
@@ -269,6 +361,21 @@ def test_a_host_takes_the_release_that_its_inventory_gives_it(lab: Lab) -> None:
     )
     assert json.loads(done.stdout)["lab_release"] == "bookworm"
     assert lab.run("pg12a", "cat", "/etc/debian_version").startswith("12.")
+
+
+def test_a_down_that_leaves_something_says_what(hosts: Spare, programs: Path) -> None:
+    before = hosts.containers()
+    replace_program(programs, "podman", '[[ $1 != rm ]] || { echo "it is busy" >&2; exit 125; }; exec "$REAL" "$@"')
+    play = hosts.play("lab/down.yml", fails=True)
+    assert "it is busy" in play.results("Remove the hosts")["localhost"]["stderr"]
+    assert hosts.replaced(before) == set()
+
+    # and where the engine tells of none
+    replace_program(programs, "podman", '[[ "$1 $2" != "network rm" ]] || exit 0; exec "$REAL" "$@"')
+    play = hosts.play("lab/down.yml", fails=True)
+    assert any(f"network {NAME} is still there" in text for text in play.messages()), play.messages()
+    (programs / "podman").unlink()
+    hosts.play("lab/up.yml")
 
 
 def test_down_leaves_nothing_of_it_and_all_of_the_others(spare: Spare) -> None:
