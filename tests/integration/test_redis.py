@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import testinfra
-from workloads.redis_cluster import Workload
+from workloads.redis_cluster import Workload, working
 
 from .conftest import INVENTORIES, ROOT, STATE, Lab, kill, until
 
@@ -63,16 +63,10 @@ def cluster(lab: Lab) -> Iterator[Lab]:
 @pytest.fixture
 def workload(cluster: Lab) -> Iterator[list[Workload]]:
     """Two running workloads; their keys are gone afterwards."""
-    threads = [workload_of(seed) for seed in range(2)]
-    for thread in threads:
-        thread.start()
     try:
-        until(lambda: all(thread.operations > 100 for thread in threads))
-        yield threads
+        with working([workload_of(seed) for seed in range(2)]) as threads:
+            yield threads
     finally:
-        for thread in threads:
-            thread.stopping.set()
-            thread.join(60)
         for row in module(cluster, "redis_cluster_health", fail_on="never")["nodes"]:
             if row["role"] == "primary":
                 cli(cluster, row["name"], "FLUSHALL")

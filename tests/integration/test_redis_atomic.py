@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import signal
 import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from workloads.redis_cluster import Workload
+from workloads.redis_cluster import Workload, working
 
-from .conftest import INVENTORIES, ROOT, STATE, Lab, Play, until
+from .conftest import INVENTORIES, ROOT, STATE, Lab, Play, kill, until
 
 HOST, ADDRESS = "valkey9a", "10.77.0.43"
 PORTS = range(6379, 6385)
@@ -91,19 +89,14 @@ def jobs(lab: Lab, node: str) -> list[str]:
 @pytest.fixture(scope="module")
 def valkey9(lab: Lab) -> Lab:
     """The lab, which has a Valkey that can migrate slots atomically."""
-    running = subprocess.run(
-        ["podman", "ps", "--quiet", "--filter", f"name=^headroom-{HOST}$"],
-        env=lab.environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    if not running.stdout.strip():
+    there = subprocess.run(["podman", "container", "exists", f"headroom-{HOST}"], env=lab.environment, check=False)
+    if there.returncode == 1:
         pytest.skip(f"The lab runs without {HOST}: the release with Valkey 9 could not be fetched.")
-    said = lab.run(HOST, "valkey-server", "--version", check=False)
+    # a host that is there and lacks it is a failure
+    said = lab.run(HOST, "valkey-server", "--version")
     version = re.search(r"\bv=(\d+)", said)
-    if version is None or int(version[1]) < 9:
-        pytest.skip(f"{HOST} has no Valkey 9: {said or 'it is not set up'}.")
+    assert version is not None, said
+    assert int(version[1]) >= 9, said
     return lab
 
 
@@ -133,16 +126,8 @@ def cluster(valkey9: Lab) -> Iterator[Lab]:
 @pytest.fixture
 def workload(cluster: Lab) -> Iterator[list[Workload]]:
     """Two running workloads."""
-    threads = [Workload(seed, [ADDRESS], str(CA)) for seed in range(2)]
-    for thread in threads:
-        thread.start()
-    try:
-        until(lambda: all(thread.operations > 100 for thread in threads))
+    with working([Workload(seed, [ADDRESS], str(CA)) for seed in range(2)]) as threads:
         yield threads
-    finally:
-        for thread in threads:
-            thread.stopping.set()
-            thread.join(60)
 
 
 def verdict(threads: list[Workload]) -> None:
@@ -151,20 +136,6 @@ def verdict(threads: list[Workload]) -> None:
         print({**figures, "errors": figures["errors"][:5]})
         assert (figures["lost"], figures["wrong"], figures["errors"]) == ([], [], [])
         assert figures.get("lost_ways", 0) == 0
-
-
-def kill(run: subprocess.Popen[bytes]) -> None:
-    """Kill a run with all that it has started: Ansible's workers are in sessions of their own."""
-    rows = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout.splitlines()
-    children: dict[int, list[int]] = {}
-    for pid, parent in (map(int, row.split()) for row in rows):
-        children.setdefault(parent, []).append(pid)
-    family = [run.pid] if run.poll() is None else []
-    for pid in family:
-        family += children.get(pid, [])
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    run.wait()
 
 
 @contextlib.contextmanager
@@ -188,7 +159,9 @@ def started(lab: Lab, weights: dict[str, float]) -> Iterator[subprocess.Popen[by
     try:
         yield run
     finally:
-        kill(run)
+        if run.poll() is None:
+            kill(run.pid)
+        run.wait()
 
 
 def test_slots_move_and_come_back_and_check_mode_foretells_it(cluster: Lab, workload: list[Workload]) -> None:

@@ -4,19 +4,20 @@
 """Write and read through a Redis cluster as an application does, and check what was acknowledged.
 
 As a program it works until a file appears or a time has passed, checks, and prints one line of JSON with its figures;
-it fails when anything was lost, wrong or refused.
+it fails when anything was lost, wrong or refused, or nothing was done at all.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from redis.backoff import ConstantBackoff
@@ -144,6 +145,23 @@ class Workload(threading.Thread):
             client.unlink(key)
 
 
+@contextlib.contextmanager
+def working(threads: list[Workload], within_s: float = 60) -> Iterator[list[Workload]]:
+    """Start workloads, wait until each has done something, and stop them in the end."""
+    for thread in threads:
+        thread.start()
+    try:
+        deadline = time.monotonic() + within_s
+        while not all(thread.operations > 100 for thread in threads):
+            assert time.monotonic() < deadline, f"not 100 operations within {within_s:g} s"
+            time.sleep(0.3)
+        yield threads
+    finally:
+        for thread in threads:
+            thread.stopping.set()
+            thread.join(60)
+
+
 def main() -> int:
     """Run the workload as a program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -161,7 +179,7 @@ def main() -> int:
     figures = workload.finish()
     workload.clear()
     print(json.dumps({**figures, "errors": len(figures["errors"]), "examples": figures["errors"][:3]}))
-    return int(bool(figures["lost"] or figures["wrong"] or figures["errors"]))
+    return int(bool(figures["lost"] or figures["wrong"] or figures["errors"] or not figures["operations"]))
 
 
 if __name__ == "__main__":
