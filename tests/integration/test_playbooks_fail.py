@@ -1,0 +1,99 @@
+# Copyright: headroom.scale contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What runs the tests, and what shows the demo, fails when what it runs does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .conftest import INVENTORIES, ROOT, Lab, Play
+
+PASSES = "def test_one():\n    pass\n"
+FAILS = "def test_one():\n    assert 1 == 2\n"
+
+
+def play(lab: Lab, path: Path, *arguments: str) -> Play:
+    """Run a playbook that is not one of the collection's."""
+    command = ["ansible-playbook", *(f"--inventory={one}" for one in INVENTORIES), str(path), *arguments]
+    environment = {**lab.environment, "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300, check=False)
+    return Play(done)
+
+
+@pytest.mark.parametrize(
+    ("test", "program", "fails", "shown"),
+    [
+        (PASSES, "", False, "1 passed"),
+        (FAILS, "", True, "1 failed"),
+        ("", "", True, "no tests ran"),
+        (PASSES, "raise SystemExit('lost 3')", True, "lost 3"),
+    ],
+)
+def test_a_verify_fails_with_its_tests_and_programs_and_shows_what_they_say(
+    lab: Lab, tmp_path: Path, test: str, program: str, fails: bool, shown: str
+) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "test_it.py").write_text(test)
+    (tmp_path / "tests" / "program.py").write_text(program)
+    variables = {"verify_root": str(tmp_path), "verify_tests": ["test_it.py"], "verify_programs": ["program"]}
+    tasks = [{"ansible.builtin.import_tasks": str(ROOT / "molecule" / "verify_with_tests.yml")}]
+    playbook = tmp_path / "verify.yml"
+    playbook.write_text(
+        json.dumps(
+            [{"hosts": "localhost", "connection": "local", "gather_facts": False, "vars": variables, "tasks": tasks}]
+        )
+    )
+
+    done = play(lab, playbook)
+
+    assert (done.code != 0) == fails
+    assert shown in done.text
+
+
+def test_a_demo_whose_load_does_not_work_ends_before_anything_grows(lab: Lab) -> None:
+    # nothing of the lab answers there
+    done = play(lab, ROOT / "playbooks" / "demo_grow.yml", "--extra-vars", json.dumps({"demo_hosts": ["10.77.0.250"]}))
+
+    assert done.code != 0
+    assert [entry["play"]["name"] for entry in done.data["plays"]] == ["Start a load that checks its own data"]
+
+
+def test_a_load_that_failed_fails_its_verdict(lab: Lab, tmp_path: Path) -> None:
+    """The demo waits for its load with async_status and an until, which must not take an end for a success."""
+    tasks = [
+        {"command": "sh -c 'sleep 2; echo {}; exit 1'", "async": 30, "poll": 0, "register": "load"},
+        {
+            "async_status": {"jid": "{{ load.ansible_job_id }}"},
+            "register": "verdict",
+            "until": "verdict is finished",
+            "retries": 20,
+            "delay": 1,
+        },
+    ]
+    playbook = tmp_path / "load.yml"
+    playbook.write_text(
+        json.dumps([{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": tasks}])
+    )
+
+    assert play(lab, playbook).code != 0
+
+
+def test_a_host_that_is_there_and_does_not_answer_is_not_left_out(lab: Lab) -> None:
+    there = subprocess.run(["podman", "container", "exists", "headroom-valkey9a"], env=lab.environment, check=False)
+    if there.returncode == 1:
+        pytest.skip("The lab runs without valkey9a: its release could not be fetched.")
+    podman = {"env": lab.environment, "check": True, "timeout": 60}
+    subprocess.run(["podman", "pause", "headroom-valkey9a"], **podman)
+    try:
+        converge = ROOT / "molecule" / "redis_cluster" / "converge.yml"
+        done = play(lab, converge, "--limit=valkey9a", "--timeout=5", "--ssh-extra-args=-o ControlPath=none")
+    finally:
+        subprocess.run(["podman", "unpause", "headroom-valkey9a"], **podman)
+
+    assert done.code != 0
+    assert done.data["stats"]["valkey9a"]["unreachable"] == 1
