@@ -244,7 +244,7 @@ BEGIN
     EXECUTE format('INSERT INTO headroom.%I (gid, decided, move_id) VALUES ($1, ''rollback'', $2) ON CONFLICT DO NOTHING', keeper)
       USING one.attempt, one.id;
     EXECUTE format('SELECT decided FROM headroom.%I WHERE gid = $1', keeper) INTO STRICT verdict USING one.attempt;
-    RETURN NEXT format('%s PREPARED %L', upper(verdict), one.gid);
+    RETURN NEXT format('%s PREPARED %L;', upper(verdict), one.gid);
   END LOOP;
 END
 $function$;
