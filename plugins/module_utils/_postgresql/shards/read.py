@@ -37,7 +37,7 @@ from .schema import FORMAT, PREFIX
 from .stored import stored_map
 
 LOCK_TIMEOUT = "2s"
-"""How long a lock on a plain table is waited for when it is looked at."""
+"""How long a lock on a table is waited for when it is looked at."""
 LOCKED = "55P03"
 
 _SETTINGS = (
@@ -330,6 +330,8 @@ async def read_relations(
     how = {"purpose": purpose, "verb": "read the tables of"}
     names = [table.split(".", 1) for table in tables]
     params = {"schemas": [one[0] for one in names], "names": [one[1] for one in names]}
+    # who turns a table into a sharded one holds its lock, and definitions wait for that as rows do
+    await members.rows(name, "SELECT set_config('lock_timeout', %s, false)", [LOCK_TIMEOUT], purpose=purpose)
     rows = await members.rows(name, _RELATIONS_SQL, params, **how)
     if not rows:
         return {}
@@ -349,8 +351,6 @@ async def _content(members: Members, name: str, table: str, purpose: str) -> tup
     query = sql.SQL(
         "SELECT EXISTS (SELECT FROM ONLY {table}) AS filled, pg_total_relation_size({text}::regclass) AS size"
     )
-    # what turns a table holds its lock until it is done
-    await members.rows(name, "SELECT set_config('lock_timeout', %s, false)", [LOCK_TIMEOUT], purpose=purpose)
     identifier = sql.Identifier(*table.split(".", 1))
     text = sql.Literal(".".join('"{}"'.format(part.replace('"', '""')) for part in table.split(".", 1)))
     row = await members.row(
