@@ -26,10 +26,11 @@ up: setup  ## Start the lab
 	$(PLAYBOOK) playbooks/lab/up.yml
 
 .PHONY: demo
-demo: setup  ## Start the lab, set up the stack on it, judge it and write reports, grow and shrink its Redis cluster under load
+demo: setup  ## Start the lab, set up the stack on it, judge it and write reports, move its data under load
 	$(PLAYBOOK) -i inventories/lab_grown playbooks/lab/up.yml
 	$(PLAYBOOK) playbooks/demo.yml
 	$(PLAYBOOK) -i inventories/lab_grown playbooks/demo_grow.yml
+	$(PLAYBOOK) playbooks/demo_shards.yml
 
 .PHONY: down
 down: setup  ## Remove the lab and all it made; KEEP=1 keeps images and packages

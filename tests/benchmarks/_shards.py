@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """PostgreSQL servers for the time of a test or benchmark: three shards and a router, each a server of its own.
 
+They run in the lab's hosts for shards, beside the servers that are there, where the lab is up, and else on this machine.
 ``HEADROOM_PG_PREFIX`` is what PostgreSQL's programs are run with, where these are not at hand or the user is root, as
 ``runuser -u postgres --`` or ``chroot --userspec=postgres:postgres /srv/root``; ``HEADROOM_PG_BIN`` is their directory and
 ``HEADROOM_PG_DATA`` one for the data that the programs may write to. ``--server 'ADDRESS PREFIX'``, once for each, puts the servers
@@ -16,6 +17,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -44,6 +46,8 @@ BIN = os.environ.get("HEADROOM_PG_BIN", "/usr/lib/postgresql/17/bin")
 DATA = os.environ.get("HEADROOM_PG_DATA", "/var/lib/postgresql")
 PREFIX = os.environ.get("HEADROOM_PG_PREFIX", "")
 MEMBER_USER = "headroom_member"
+# as in inventories/lab/hosts.yml
+LAB = {"shard1": "10.77.0.51", "shard2": "10.77.0.52", "shard3": "10.77.0.53", "router1": "10.77.0.61"}
 READY_S = 60
 SETTINGS = {
     "wal_level": "logical",
@@ -93,6 +97,11 @@ class Server:
     def data(self) -> str:
         """Its directory."""
         return f"{DATA}/headroom-test-{self.port}"
+
+    @property
+    def container(self) -> str | None:
+        """The container of the lab's host that it runs in, if it does."""
+        return self.prefix[-1] if self.prefix[:2] == ("podman", "exec") else None
 
     @property
     def entry(self) -> dict[str, Any]:
@@ -209,8 +218,10 @@ class Server:
 
 
 def servers_from(options: argparse.Namespace, names: Sequence[str], routers: Sequence[str] = ("r",)) -> list[Server]:
-    """Return the servers that the options of the command name; local ones by default."""
+    """Return the servers that the options of the command name; by default those of the lab, or local ones without it."""
     given = [one.split(None, 1) for one in options.server or []]
+    if not given and not PREFIX and _lab_is_up():
+        given = [[address, f"podman exec --user postgres headroom-{host}"] for host, address in LAB.items()]
     if given and len(given) != len(names):
         raise SystemExit(f"give --server {len(names)} times, or not at all")
     places = given or [["127.0.0.1", PREFIX]] * len(names)
@@ -224,6 +235,11 @@ def servers_from(options: argparse.Namespace, names: Sequence[str], routers: Seq
         )
         for number, (name, place) in enumerate(zip(names, places, strict=True))
     ]
+
+
+def _lab_is_up() -> bool:
+    exists = ["podman", "container", "exists", f"headroom-{next(iter(LAB))}"]
+    return bool(shutil.which("podman")) and subprocess.run(exists, check=False).returncode == 0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -5,8 +5,9 @@
 
 Each point moves one bucket of a cluster of three shards and a router, made for this run alone. The module stands still at an exact
 step of its work while the fault is made: the controller is killed, or a server is (SIGKILL, and started again), or a server is
-frozen for a while, so that nobody gets an answer. Then the module runs again. It must succeed, and after the moves are retired
-nothing of them may be left; each acknowledged row must be there once, and every count over all shards exact.
+frozen for a while, so that nobody gets an answer, or its host is cut off the network. Then the module runs again. It must succeed,
+and after the moves are retired nothing of them may be left; each acknowledged row must be there once, and every count over all
+shards exact.
 
 See ``tests/benchmarks/_shards.py`` for where the servers run.
 """
@@ -31,6 +32,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks._shards import Cluster, HeadroomError, add_options, parsed, running, servers_from, wait_for
+from chaos._network import CUTS_S, Network
 from workloads.postgresql_shards import Workload
 
 NAMES = ("a", "b", "c", "r")
@@ -183,6 +185,8 @@ POINTS = (
     + [("router", step) for step in ROUTER_STEPS]
     + [("freeze source", step) for step in FROZEN_STEPS]
     + [("long-freeze target", step) for step in FROZEN_STEPS]
+    + [("cut source", step) for step in FROZEN_STEPS]
+    + [("long-cut target", step) for step in FROZEN_STEPS]
     + [
         (f"corrupt {how}", step)
         for how in CORRUPT
@@ -309,7 +313,11 @@ class Chaos:
             )
             return "refused"
         server = self.cluster.servers[{"source": source, "target": target, "router": "r"}[who]]
-        if kind:
+        if kind in CUTS_S:
+            timer = Network(str(server.container)).cut(CUTS_S[kind])
+            result = run.go_on()
+            timer.join()
+        elif kind:
             pids = server.freeze()
             timer = threading.Timer(FROZEN_S[kind], server.thaw, [pids])
             timer.start()
@@ -351,7 +359,11 @@ def main() -> int:
     skipped: list[str] = []
     bad: list[str] = []
     outcomes: collections.Counter[str] = collections.Counter()
-    with tempfile.TemporaryDirectory() as name, running(servers_from(options, NAMES)) as servers:
+    places = servers_from(options, NAMES)
+    if not all(place.container for place in places):
+        print("without cuts of the network: the servers are not in hosts of a lab", file=sys.stderr)
+        chosen = [one for one in chosen if "cut" not in one[1][0]]
+    with tempfile.TemporaryDirectory() as name, running(places) as servers:
         cluster = Cluster(servers, Path(name))
         cluster.declare(lambda number: "abc"[number % 3])
         dsns = [server.dsn(user="") for server in cluster.shards]

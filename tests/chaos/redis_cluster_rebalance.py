@@ -19,7 +19,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from chaos._network import CUTS_S, Network
 from integration.conftest import INVENTORIES, ROOT, Lab, kill, until
 from integration.test_redis import CA, HOSTS, cli
 from workloads.redis_cluster import Workload
@@ -37,7 +37,6 @@ PORTS = (6379, 6380)
 NODES = [f"redis{number}-{port}" for port in PORTS for number in range(1, 4)]
 # shard of redis1-6379 beside the others, turn about
 WEIGHTS = (1.2, 1.0)
-CUTS_S = {"cut": 3.0, "long-cut": 12.0}
 
 
 @dataclass(frozen=True)
@@ -175,27 +174,6 @@ class Rebalance:
         return self.run.wait(300)
 
 
-class Network:
-    """The network of a host, which can be taken away."""
-
-    def __init__(self, lab: Lab, host: str) -> None:
-        done = subprocess.run(
-            ["podman", "inspect", "--format", "{{.State.Pid}}", f"headroom-{host}"],
-            env=lab.environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        self.enter = ["nsenter", "--target", done.stdout.strip(), "--net", "ip", "link", "set", "eth0"]
-
-    def cut(self, for_s: float) -> threading.Timer:
-        """Take it away, and bring it back after a time."""
-        subprocess.run([*self.enter, "down"], check=True)
-        timer = threading.Timer(for_s, subprocess.run, [[*self.enter, "up"]], {"check": True})
-        timer.start()
-        return timer
-
-
 def fill(client: Any) -> None:
     """Write what must still be there in the end."""
     for first in range(0, FILL, 2000):
@@ -229,7 +207,7 @@ def make(
     victim = here if here in side else side[0]
     host, port = victim.split("-")
     if fault in CUTS_S:
-        timer = Network(cluster.lab, host).cut(CUTS_S[fault])
+        timer = Network(f"headroom-{host}").cut(CUTS_S[fault])
         code = run.go_on()
         timer.join()
         return "finished" if code == 0 else "failed"
