@@ -131,6 +131,13 @@ class Server:
             raise RuntimeError(f"{shlex.join(command)} for {self.name}: {(done.stderr or done.stdout).strip()}")
         return done.stdout
 
+    def install(self, package: str) -> None:
+        """Install a package where the server is, if that is a host of the lab."""
+        if self.container:
+            script = f"apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends {package}"
+            command = ["podman", "exec", self.container, "sh", "-c", script]
+            subprocess.run(command, capture_output=True, timeout=300, check=True)
+
     def make(self, settings: dict[str, Any]) -> None:
         """Make the server anew and start it."""
         self.call(f"{BIN}/pg_ctl", "stop", "-D", self.data, "-m", "immediate", check=False)

@@ -423,6 +423,7 @@ def main() -> int:
             cluster.declare(lambda number: "a" if number == BUCKET else "abc"[number % 3])
             bench = Bench(cluster, options.streams)
             if "total" in wanted:
+                cluster.servers["a"].install("pgcopydb")
                 total(bench, options.rows, options.rounds, options.peer or list(PEERS))
             elif "verification" in wanted or "foreground" in wanted:
                 bench.fill(options.rows)

@@ -41,7 +41,8 @@ def rows_of(lab: Lab) -> dict[str, int]:
 
 @pytest.fixture
 def users(lab: Lab) -> Iterator[Lab]:
-    """The lab with rows on its shards, which are gone, and all buckets balanced, after the test."""
+    """The lab with these rows alone on its shards, which are gone, and no move in flight, after the test."""
+    sql(lab, ROUTER, "DELETE FROM public.orders")
     sql(
         lab,
         ROUTER,
