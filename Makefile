@@ -64,9 +64,19 @@ unit: setup  ## Unit tests
 	pytest tests/unit
 
 .PHONY: molecule
-molecule: setup  ## All Molecule scenarios on one lab; make molecule SCENARIO=name for one
+molecule: setup  ## All Molecule scenarios on one lab; make molecule SCENARIO=name for one beside default
+	rm -rf tests/output
 	molecule reset --scenario-name default
-	molecule test --report --no-command-borders $(if $(SCENARIO),--scenario-name $(SCENARIO),--all)
+	status=0; \
+	if molecule test --report --no-command-borders --scenario-name default --destroy never; then \
+		molecule test --report --no-command-borders --workers 3 --continue-on-failure \
+			$(if $(SCENARIO),--scenario-name $(SCENARIO),--all --exclude default) || status=$$?; \
+		cat tests/output/*.txt || true; \
+	else \
+		status=$$?; \
+		molecule destroy --scenario-name default; \
+	fi; \
+	exit $$status
 
 .PHONY: bench
 bench: $(BENCHES:%=bench-%)  ## All benchmarks on the running lab; make bench-NAME for one

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -130,12 +129,10 @@ def hosts(spare: Spare) -> Iterator[Spare]:
         spare.play("lab/up.yml")
 
 
-def test_a_second_up_changes_nothing_and_is_quick(hosts: Spare) -> None:
+def test_a_second_up_changes_nothing(hosts: Spare) -> None:
     before = hosts.containers()
     assert set(before) == {"cache", "spare1", "spare2"}
-    start = time.monotonic()
     assert hosts.play("lab/up.yml").changed() == []
-    assert time.monotonic() - start < 20
     assert hosts.play("lab/up.yml", "--check").changed() == []
     assert hosts.containers() == before
 

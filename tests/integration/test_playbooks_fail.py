@@ -40,7 +40,12 @@ def test_a_verify_fails_with_its_tests_and_programs_and_shows_what_they_say(
     (tmp_path / "tests").mkdir()
     (tmp_path / "test_it.py").write_text(test)
     (tmp_path / "tests" / "program.py").write_text(program)
-    variables = {"verify_root": str(tmp_path), "verify_tests": ["test_it.py"], "verify_programs": ["program"]}
+    variables = {
+        "verify_name": "it",
+        "verify_root": str(tmp_path),
+        "verify_tests": ["test_it.py"],
+        "verify_programs": ["program"],
+    }
     tasks = [{"ansible.builtin.import_tasks": str(ROOT / "molecule" / "verify_with_tests.yml")}]
     playbook = tmp_path / "verify.yml"
     playbook.write_text(
@@ -53,6 +58,8 @@ def test_a_verify_fails_with_its_tests_and_programs_and_shows_what_they_say(
 
     assert (done.code != 0) == fails
     assert shown in done.text
+    if shown != "lost 3":
+        assert shown in (tmp_path / "tests" / "output" / "it.txt").read_text()
 
 
 def test_a_demo_whose_load_does_not_work_ends_before_anything_grows(lab: Lab) -> None:

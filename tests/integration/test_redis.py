@@ -6,7 +6,6 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +19,8 @@ ADMIN = {"login_user": "headroom_admin", "login_password": "lab-only-administrat
 SECRETS = ("lab-only-administration", "lab-only-redis-replication", "lab-only-redis-monitoring", "lab-only-application")
 HOSTS = {f"redis{number}": f"10.77.0.3{number}" for number in range(1, 5)}
 CA = STATE / "tls" / "redis" / "ca.crt"
+# with the fourth host in the cluster
+GROWN = (*INVENTORIES, ROOT / "inventories" / "lab_grown")
 
 
 def nodes(hosts: int = 3, **weights: float) -> list[dict[str, Any]]:
@@ -80,15 +81,6 @@ def verdict(threads: list[Workload]) -> list[dict[str, Any]]:
         assert one["lost"] == []
         assert one["wrong"] == []
     return found
-
-
-@pytest.fixture(scope="module")
-def grown(lab: Lab) -> Iterator[tuple[Path, ...]]:
-    """Inventories with a fourth host, which is started."""
-    inventories = (*INVENTORIES, ROOT / "inventories" / "lab_grown")
-    lab.play("lab/up.yml", inventories=inventories)
-    yield inventories
-    subprocess.run(["podman", "rm", "-f", "headroom-redis4"], env=lab.environment, check=True, capture_output=True)
 
 
 @pytest.mark.parametrize(
@@ -190,19 +182,17 @@ def test_a_rolling_upgrade_costs_the_workload_no_more_than_the_failovers(
         assert len(figures["errors"]) <= 60, figures["errors"][:10]
 
 
-def test_it_grows_under_load_is_killed_goes_on_reverts_and_shrinks(
-    cluster: Lab, grown: tuple[Path, ...], workload: list[Workload]
-) -> None:
+def test_it_grows_under_load_is_killed_goes_on_reverts_and_shrinks(cluster: Lab, workload: list[Workload]) -> None:
     """Eight nodes from six, the run that moves the slots killed again and again, then back to six."""
-    cluster.play("redis.yml", inventories=grown)
+    cluster.play("redis.yml", inventories=GROWN)
     tree = {row["name"]: row for row in module(cluster, "redis_cluster", 4)["nodes"]}
     (primary,) = [name for name in ("redis4-6379", "redis4-6380") if tree[name]["role"] == "primary"]
     assert tree[primary]["slot_count"] == 0
 
-    predicted = cluster.play("redis_rebalance.yml", "--check", inventories=grown).results("Slots as weighted")["redis1"]
+    predicted = cluster.play("redis_rebalance.yml", "--check", inventories=GROWN).results("Slots as weighted")["redis1"]
     command = [
         "ansible-playbook",
-        *(f"--inventory={path}" for path in grown),
+        *(f"--inventory={path}" for path in GROWN),
         str(ROOT / "playbooks" / "redis_rebalance.yml"),
     ]
     for delay_s in (4.0, 4.6):
@@ -220,15 +210,15 @@ def test_it_grows_under_load_is_killed_goes_on_reverts_and_shrinks(
             kill(run.pid)
             run.wait()
     # the lock of the run that was killed frees itself, and this one waits for it
-    cluster.play("redis_rebalance.yml", inventories=grown)
+    cluster.play("redis_rebalance.yml", inventories=GROWN)
     counts = {
         row["name"]: row["slot_count"] for row in module(cluster, "redis_cluster", 4)["nodes"] if row["slot_count"]
     }
     assert sorted(counts.values()) == [4096] * 4
     assert {row["count"] for row in predicted["plan"]["moves"]} <= {1365, 1366}
-    assert cluster.play("redis_rebalance.yml", inventories=grown).changed() == []
+    assert cluster.play("redis_rebalance.yml", inventories=GROWN).changed() == []
 
-    reverted = cluster.play("redis_rebalance.yml", inventories=grown, redis_cluster_rebalance_state="reverted")
+    reverted = cluster.play("redis_rebalance.yml", inventories=GROWN, redis_cluster_rebalance_state="reverted")
     assert reverted.results("Slots as weighted")["redis1"]["shares"]
     left = {row["name"]: row["slot_count"] for row in module(cluster, "redis_cluster", 4)["nodes"]}
     assert left["redis4-6379"] == left["redis4-6380"] == 0
