@@ -41,7 +41,7 @@ test: setup  ## Run everything that must pass: lint, sanity, unit, molecule
 	@tools/run-stages lint sanity unit molecule
 
 .PHONY: lint
-lint: setup  ## ansible-lint (production profile), ruff, changelog fragments
+lint: setup docs  ## ansible-lint (production profile), ruff, changelog fragments, documentation
 	@status=0; \
 	for check in "ruff check --output-format concise" "ruff format --check --output-format concise" \
 		"shellcheck .ci/run tools/build tools/run-stages tools/sanity tools/setup" \

@@ -54,6 +54,11 @@ options:
     type: bool
     default: true
     version_added: 0.1.0
+  report_file:
+    description:
+      - Path of an HTML page to write, with a drawing of what each shard carries. It needs nothing from elsewhere. Check mode writes none.
+    type: path
+    version_added: 0.1.0
 seealso:
   - module: headroom.scale.postgresql_shard_map
   - module: headroom.scale.postgresql_shard_rebalance
@@ -74,6 +79,7 @@ EXAMPLES = r"""
       - {name: router1, host: 192.0.2.31}
     load: {size_bytes: 1, writes: 2}
     sample_s: 10
+    report_file: /srv/www/shards.html
   register: shop
 
 - name: Show it
@@ -251,7 +257,7 @@ table:
     - 3 shards hold 64 buckets at epoch 1, the fullest is +3% off its fair share.
     - ""
     - SHARD  STATE   WEIGHT  BUCKETS  SIZE      ROWS  READS  WRITES  CONN   SHARE  FAIR   EPOCH
-    - s1     active  1       21       172.0 kB  0     0      0       0/200  32.8%  33.3%  1
+    - s1     active  1       21       168.0 KiB 0     0      0       0/200  32.8%  33.3%  1
 prometheus:
   description: The figures in the Prometheus text format.
   returned: success
@@ -283,7 +289,7 @@ from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.
 
 def main():
     module = AnsibleModule(supports_check_mode=True, **info_spec().merge(connection_spec()).to_kwargs())
-    run(module, lambda module: info(parse_options(module.params)))
+    run(module, lambda module: info(parse_options(module.params), module.check_mode))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -138,6 +139,21 @@ def test_what_an_interrupted_switch_left_prepared_ends_by_itself_as_decided(lab:
         sql(lab, "shard1", "DROP TABLE IF EXISTS public.left_over, public.decided")
         sql(lab, "shard1", "DELETE FROM headroom.move WHERE id IN ('left_over', 'decided')")
         sql(lab, "shard2", "DELETE FROM headroom.decision WHERE move_id IN ('left_over', 'decided')")
+
+
+def test_the_shards_are_shown_and_drawn(users: Lab, tmp_path: Path) -> None:
+    page = tmp_path / "shards.html"
+    users.play("shard_info.yml", "--check", postgresql_shards_report_file=str(page))
+    assert not page.exists()
+
+    play = users.play("shard_info.yml", postgresql_shards_report_file=str(page))
+
+    assert play.changed() == []
+    assert play.results("Show what was seen")[ROUTER]["msg"][0].startswith("3 shards hold 64 buckets at epoch ")
+    text = page.read_text()
+    assert text.count('<rect class="seg') == 64
+    assert [shard for shard in SHARDS if f"<title>{shard}</title>" not in text] == []
+    assert [password for password in PASSWORDS if password in text] == []
 
 
 def test_an_unknown_shard_is_refused_in_one_sentence(lab: Lab) -> None:

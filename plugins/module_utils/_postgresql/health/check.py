@@ -6,16 +6,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import tempfile
 import time
 import typing as t
 from dataclasses import dataclass
 
 from ..._common.argspec import ArgumentSpec
 from ..._common.errors import HeadroomError, OptionError
+from ..._common.files import check_writable, write_file
 from ..connection import Login
 from . import judge, memory, observe, render
 from .model import HEALTHY, UNHEALTHY, Limits, NodeSpec
@@ -95,7 +94,7 @@ def parse_options(params: t.Mapping[str, t.Any]) -> Options:
         path = params[option]
         if path is None:
             continue
-        _writable(option, path)
+        check_writable(option, path)
         real = os.path.realpath(path)
         if real in paths:
             raise OptionError(option, path, f"{paths[real]} is the same file; give another one.")
@@ -151,18 +150,6 @@ def _number(params: t.Mapping[str, t.Any], option: str, low: float, high: float,
         raise OptionError(option, value, f"give a number of {unit} from {low:g} to {high:g}.")
 
 
-def _writable(option: str, path: str) -> None:
-    folder = os.path.dirname(os.path.abspath(path))
-    if os.path.isdir(path):
-        raise OptionError(option, path, "it is a directory; give the path of a file.")
-    if not os.path.isdir(folder):
-        raise OptionError(option, path, f"the directory {folder} does not exist; create it first.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OptionError(
-            option, path, f"the directory {folder} cannot be written; choose another one or run as another user."
-        )
-
-
 def check(options: Options, write: bool = True) -> dict[str, t.Any]:
     """Look until the requirement holds or ``wait_s`` is over, write the files, and return the result.
 
@@ -203,7 +190,7 @@ def _write(options: Options, result: dict[str, t.Any], remembered: memory.Memory
     )
     for option, path, text, mode in outputs:
         if path is not None:
-            _write_atomically(option, path, text(), mode, result)
+            write_file(option, path, text(), mode, result)
 
 
 def _load(path: str | None) -> memory.Memory:
@@ -216,26 +203,3 @@ def _load(path: str | None) -> memory.Memory:
     except (OSError, ValueError) as error:
         remedy = f"it cannot be used as a state file ({error}); remove it or name another file."
         raise OptionError("state_file", path, remedy) from error
-
-
-def _write_atomically(option: str, path: str, text: str, mode: int, result: dict[str, t.Any]) -> None:
-    """Replace a file as a whole, so that whoever reads it sees the old or the new content."""
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(
-            prefix=f".{os.path.basename(path)}.", dir=os.path.dirname(os.path.abspath(path))
-        )
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-        os.replace(temporary, os.path.realpath(path))
-    except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        raise HeadroomError(
-            f"Failed to write {option} {path}: {error.strerror or error}. Check the directory's permissions and space.",
-            code="write_failed",
-            result=result,
-        ) from error

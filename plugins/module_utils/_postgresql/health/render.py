@@ -264,7 +264,7 @@ def _number(value: t.Any) -> str:
 
 # ---- the page
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --bg:#fbfbfa; --card:#fff; --ink:#1c2024; --soft:#60646c; --line:#d9d9e0;
  --healthy:#1a7f4b; --degraded:#9a6700; --unhealthy:#c62a2f; --unreachable:#6f42a8;
  --healthy-bg:#e6f5ec; --degraded-bg:#fff4d5; --unhealthy-bg:#ffe9e8; --unreachable-bg:#f2eafc; }
@@ -505,7 +505,7 @@ def to_html(result: Result) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
         'content="width=device-width,initial-scale=1">'
-        f"<title>{_e(_HEADLINES[result['verdict']])}</title><style>{_STYLE}</style></head><body><main>"
+        f"<title>{_e(_HEADLINES[result['verdict']])}</title><style>{STYLE}</style></head><body><main>"
         f'<header class="{verdict}"><h1>{_e(_HEADLINES[result["verdict"]])}</h1>'
         f"<p>{_e(result['summary']['text'])}</p>{errors}</header>"
         f'<div class="facts">{facts}</div>'

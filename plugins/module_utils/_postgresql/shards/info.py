@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from ..._common.argspec import ArgumentSpec
 from ..._common.errors import HeadroomError
+from ..._common.files import check_writable, write_file
 from ..connection import Login
 from .members import Member, MemberError, Members, members_spec, parse_cluster, parse_members, parse_timeout
 from .model import BucketId, ShardMap, bucket_name
@@ -24,6 +25,7 @@ from .observed import MIN_VERSION, SUFFIX, Seen, leaf_name, merge
 from .options import check
 from .plan import mixed_load
 from .read import member_facts, read_relations
+from .render import to_html, to_prometheus, to_table
 from .schema import PREFIX
 
 FIGURES = ("size_bytes", "rows", "reads", "writes")
@@ -82,6 +84,7 @@ def info_spec() -> ArgumentSpec:
                 "hot_factor": {"type": "float", "default": 4.0},
                 "with_buckets": {"type": "bool", "default": True},
                 "require_all": {"type": "bool", "default": True},
+                "report_file": {"type": "path"},
             }
         )
     )
@@ -100,6 +103,7 @@ class Options:
     hot_factor: float = 4.0
     with_buckets: bool = True
     require_all: bool = True
+    report_file: str | None = None
 
 
 def parse_options(params: t.Mapping[str, t.Any]) -> Options:
@@ -116,6 +120,8 @@ def parse_options(params: t.Mapping[str, t.Any]) -> Options:
         number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
         check(f"load.{name}", weight, number and 0 <= weight < math.inf, "give a number that is not negative.")
     check("load", load, any(weight > 0 for weight in load.values()), "give at least one figure a weight above 0.")
+    if params["report_file"] is not None:
+        check_writable("report_file", params["report_file"])
     return Options(
         parse_cluster(params),
         parse_members(params),
@@ -126,17 +132,20 @@ def parse_options(params: t.Mapping[str, t.Any]) -> Options:
         factor,
         params["with_buckets"],
         params["require_all"],
+        params["report_file"],
     )
 
 
-def info(options: Options) -> dict[str, t.Any]:
+def info(options: Options, check_mode: bool = False) -> dict[str, t.Any]:
     """Look at all members and return what they are and have.
+
+    :param check_mode: whether no file is to be written.
 
     :raises HeadroomError: with the result, when a member could not be read and all are required.
     """
     import psycopg  # noqa: F401  # fail before anything is contacted
 
-    return asyncio.run(_look(options))
+    return asyncio.run(_look(options, check_mode))
 
 
 @dataclass
@@ -153,7 +162,7 @@ class _View:
     estimated: bool = False
 
 
-async def _look(options: Options) -> dict[str, t.Any]:
+async def _look(options: Options, check_mode: bool) -> dict[str, t.Any]:
     async with Members(options.members, options.login, options.timeout_s) as members:
         views, errors = await _round(members, list(members.members))
         if not views:
@@ -175,7 +184,9 @@ async def _look(options: Options) -> dict[str, t.Any]:
             await asyncio.sleep(options.sample_s)
             views, more = await _round(members, list(views))
             errors += more
-    result = report(options, views, errors, before)
+    result, page = report(options, views, errors, before)
+    if options.report_file is not None and not check_mode:
+        write_file("report_file", options.report_file, page, 0o644, result)
     if errors and options.require_all:
         raise HeadroomError(
             f"{errors[0]} {len(errors)} of {len(options.members)} members could not be read.",
@@ -246,8 +257,8 @@ def report(
     views: t.Mapping[str, _View],
     errors: t.Sequence[HeadroomError],
     before: t.Mapping[str, t.Mapping[str, t.Mapping[str, int]]],
-) -> dict[str, t.Any]:
-    """Return the result of the module.
+) -> tuple[dict[str, t.Any], str]:
+    """Return the result of the module, and the page that shows it.
 
     :param before: figures of leaves a while ago, by member, from which reads and writes in a second are counted.
     """
@@ -275,7 +286,7 @@ def report(
     result["summary"] = {"text": _summary(result)}
     result["table"] = to_table(result)
     result["prometheus"] = to_prometheus({**result, "buckets": buckets})
-    return {"changed": False, **result}
+    return {"changed": False, **result}, to_html({**result, "buckets": buckets})
 
 
 def _members(
@@ -476,167 +487,3 @@ def _summary(result: t.Mapping[str, t.Any]) -> str:
     if missing:
         parts.append(f"{missing} of {len(result['members'])} members could not be read")
     return ", ".join(parts) + "."
-
-
-def format_bytes(value: int | None) -> str:
-    """Return a number of bytes for people."""
-    if value is None:
-        return "?"
-    number, unit = float(value), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if number < 1000:
-            break
-        number, unit = number / 1000, larger
-    return f"{value} B" if unit == "B" else f"{number:.1f} {unit}"
-
-
-def to_table(result: t.Mapping[str, t.Any]) -> list[str]:
-    """Return the result as aligned lines, the sentence first."""
-    members = {one["name"]: one for one in result["members"]}
-
-    def shown(value: t.Any, form: str = "{}") -> str:
-        return "?" if value is None else form.format(value)
-
-    rows: list[tuple[str, ...]] = [
-        ("SHARD", "STATE", "WEIGHT", "BUCKETS", "SIZE", "ROWS", "READS", "WRITES", "CONN", "SHARE", "FAIR", "EPOCH")
-    ]
-    for one in result["shards"]:
-        member = members.get(one["name"], {})
-        rate = one["reads_s"] is not None
-        rows.append(
-            (
-                one["name"],
-                one["state"] if member.get("reachable") else "unreadable",
-                f"{one['weight']:g}",
-                str(one["buckets"]),
-                format_bytes(one["size_bytes"]),
-                shown(one["rows"]),
-                shown(one["reads_s"] if rate else one["reads"], "{:g}/s" if rate else "{}"),
-                shown(one["writes_s"] if rate else one["writes"], "{:g}/s" if rate else "{}"),
-                f"{shown(member.get('connections'))}/{shown(member.get('max_connections'))}",
-                shown(one["load_share"], "{:.1%}"),
-                "kept" if one["fair_share"] is None else f"{one['fair_share']:.1%}",
-                shown(member.get("epoch")),
-            )
-        )
-    lines = [result["summary"]["text"], "", *_aligned(rows)]
-    routers = [one for one in result["members"] if one["role"] == "router"]
-    if routers:
-        rows = [("ROUTER", "STATE", "CONN", "EPOCH", "OUTDATED")]
-        rows += [
-            (
-                one["name"],
-                "ok" if one["reachable"] else "unreadable",
-                f"{shown(one['connections'])}/{shown(one['max_connections'])}",
-                shown(one["epoch"]),
-                shown(one["outdated_buckets"]),
-            )
-            for one in routers
-        ]
-        lines += ["", *_aligned(rows)]
-    if result["hot_buckets"]:
-        hot = sorted(result["hot_buckets"], key=lambda one: -one["load_share"])[:10]
-        rows = [("HOT BUCKET", "SHARD", "SHARE", "SIZE")]
-        rows += [
-            (
-                bucket_name((one["group"], one["number"])),
-                one["shard"],
-                f"{one['load_share']:.1%}",
-                format_bytes(one["size_bytes"]),
-            )
-            for one in hot
-        ]
-        lines += ["", *_aligned(rows)]
-    if result["moves"]:
-        rows = [("MOVE", "FROM", "TO", "STATE", "STEP", "DONE")]
-        rows += [
-            (
-                one["bucket"],
-                one["source"],
-                one["target"],
-                one["state"],
-                one["step"] or "-",
-                f"{format_bytes(one['bytes_done'])} of {format_bytes(one['bytes_total'])}",
-            )
-            for one in result["moves"]
-        ]
-        lines += ["", *_aligned(rows)]
-    lines += [""] if result["orphans"] else []
-    lines += [f"orphan on {one['member']}: {one['kind'].replace('_', ' ')} {one['name']}" for one in result["orphans"]]
-    lines += [one["error"] for one in result["members"] if one["error"]]
-    return lines
-
-
-def _aligned(rows: t.Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def to_prometheus(result: t.Mapping[str, t.Any]) -> str:
-    """Return the figures in the Prometheus text format."""
-    lines: list[str] = []
-    cluster = {"cluster": result["cluster"]}
-
-    def family(name: str, text: str, samples: t.Iterable[tuple[dict[str, t.Any], t.Any]], kind: str = "gauge") -> None:
-        full = f"headroom_postgresql_shards_{name}"
-        values = [({**cluster, **labels}, value) for labels, value in samples if value is not None]
-        if values:
-            lines.append(f"# HELP {full} {text}")
-            lines.append(f"# TYPE {full} {kind}")
-            for labels, value in values:
-                inner = ",".join(f'{key}="{_label(str(content))}"' for key, content in labels.items())
-                lines.append(f"{full}{{{inner}}} {float(value):.17g}")
-
-    def each(key: str, rows: str, label: str) -> list[tuple[dict[str, t.Any], t.Any]]:
-        return [({label: one["name"]}, one[key]) for one in result[rows]]
-
-    def bucket(key: str) -> list[tuple[dict[str, t.Any], t.Any]]:
-        return [
-            ({"group": one["group"], "bucket": one["number"], "shard": one["shard"]}, one[key])
-            for one in result["buckets"]
-        ]
-
-    family("epoch", "Epoch of the map.", [({}, result["epoch"])])
-    family("complete", "Whether all members could be read.", [({}, result["complete"])])
-    family(
-        "imbalance",
-        "How far the fullest shard is above its fair share, as a fraction of it.",
-        [({}, result["imbalance"])],
-    )
-    family("member_up", "Whether a member could be read.", each("reachable", "members", "member"))
-    family("member_epoch", "Highest epoch that a member knows.", each("epoch", "members", "member"))
-    family(
-        "member_outdated_buckets",
-        "Buckets of which a member does not know the place.",
-        each("outdated_buckets", "members", "member"),
-    )
-    family("member_connections", "Sessions of clients.", each("connections", "members", "member"))
-    family("shard_buckets", "Buckets on a shard.", each("buckets", "shards", "shard"))
-    family("shard_load_share", "Part of all load that a shard carries.", each("load_share", "shards", "shard"))
-    family("shard_fair_share", "Part of all load that a shard is to carry.", each("fair_share", "shards", "shard"))
-    for figure, text, kind in (
-        ("size_bytes", "Bytes of a bucket, with indexes.", "gauge"),
-        ("rows", "Rows of a bucket, estimated.", "gauge"),
-        ("reads", "Rows of a bucket that were read.", "counter"),
-        ("writes", "Rows of a bucket that were written.", "counter"),
-    ):
-        family(f"bucket_{figure}{'_total' if kind == 'counter' else ''}", text, bucket(figure), kind)
-    states: dict[str, int] = {}
-    for one in result["moves"]:
-        states[one["state"]] = states.get(one["state"], 0) + 1
-    family(
-        "moves",
-        "Moves that have not ended, by state.",
-        [({"state": state}, states.get(state, 0)) for state in OPEN_STATES],
-    )
-    names = [one["name"] for one in result["members"] if one["reachable"]]
-    family(
-        "orphans",
-        "What moves have left on a member that no move owns.",
-        [({"member": name}, sum(one["member"] == name for one in result["orphans"])) for name in names],
-    )
-    return "\n".join(lines) + "\n"
-
-
-def _label(text: str) -> str:
-    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -6,16 +6,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import tempfile
 import time
 import typing as t
 from dataclasses import dataclass, field
 
 from ..._common.argspec import ArgumentSpec
 from ..._common.errors import HeadroomError, OptionError
+from ..._common.files import check_writable, write_file
 from ..connection import Login, nodes_spec, parse_nodes
 from ..model import Node
 from . import judge, memory, render
@@ -94,7 +93,7 @@ def parse_options(params: t.Mapping[str, t.Any]) -> Options:
     for option, path in files.items():
         if path is None:
             continue
-        _writable(option, path)
+        check_writable(option, path)
         real = os.path.realpath(path)
         if real in paths:
             raise OptionError(option, path, f"{paths[real]} is the same file; give another one.")
@@ -116,17 +115,6 @@ def _number(params: t.Mapping[str, t.Any], option: str, low: float, high: float,
     value = params[option]
     if value is not None and not (math.isfinite(value) and low <= value <= high):
         raise OptionError(option, value, f"give a number of {unit} from {low:g} to {high:g}.")
-
-
-def _writable(option: str, path: str) -> None:
-    folder = os.path.dirname(os.path.abspath(path))
-    if os.path.isdir(path):
-        raise OptionError(option, path, "it is a directory; give the path of a file.")
-    if not os.path.isdir(folder):
-        raise OptionError(option, path, f"the directory {folder} does not exist; create it first.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        remedy = f"the directory {folder} cannot be written; choose another one or run as another user."
-        raise OptionError(option, path, remedy)
 
 
 def check(options: Options, write: bool = True) -> dict[str, t.Any]:
@@ -166,7 +154,7 @@ def check(options: Options, write: bool = True) -> dict[str, t.Any]:
         for option, (text, mode) in texts.items():
             path = options.files.get(option)
             if path is not None:
-                _write_atomically(option, path, text(), mode, result)
+                write_file(option, path, text(), mode, result)
     result["duration_s"] = round(time.monotonic() - started, 3)
     if not enough and options.fail_on != "never":
         raise HeadroomError(result["summary"]["text"], code=f"cluster_{cluster.verdict}", result=result)
@@ -183,24 +171,3 @@ def _load(path: str | None) -> memory.Memory:
     except (OSError, ValueError) as error:
         remedy = f"it cannot be used as a state file ({error}); remove it or name another file."
         raise OptionError("state_file", path, remedy) from error
-
-
-def _write_atomically(option: str, path: str, text: str, mode: int, result: dict[str, t.Any]) -> None:
-    """Replace a file as a whole, so that whoever reads it sees the old or the new content."""
-    real = os.path.realpath(path)
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(real)}.", dir=os.path.dirname(real))
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            os.fchmod(file.fileno(), mode)
-        os.replace(temporary, real)
-    except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        raise HeadroomError(
-            f"Failed to write {option} {path}: {error.strerror or error}. Check the directory's permissions and space.",
-            code="write_failed",
-            result=result,
-        ) from error

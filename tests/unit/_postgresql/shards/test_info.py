@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import re
 import typing as t
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from ansible_collections.headroom.scale.plugins.module_utils._common.errors import HeadroomError, OptionError
@@ -38,6 +40,22 @@ GROUP = Group(
 PLACES = {0: ("s1", 1), 1: ("s1", 2), 2: ("s2", 1)}
 OPTIONS = info.Options("shop", MEMBERS, Login(), 5.0, {"size_bytes": 1.0})
 SIZES = {0: 100, 1: 500, 2: 300}
+PARAMS = {
+    "shards": [{"name": "s1", "host": "h", "port": 5432, "database": None}],
+    "routers": [],
+    "cluster": "shop",
+    "timeout_s": 5.0,
+    "load": None,
+    "sample_s": 0.0,
+    "hot_factor": 4.0,
+    "with_buckets": True,
+    "require_all": True,
+    "report_file": None,
+    "login_user": "postgres",
+    "login_password": None,
+    "login_db": "shop",
+    **dict.fromkeys(("ssl_mode", "ca_cert", "ssl_cert", "ssl_key")),
+}
 FIGURES = {"connections": 3, "active": 1, "max_connections": 100, "transactions": 9}
 
 
@@ -68,7 +86,7 @@ def views(**own: dict[str, t.Any]) -> dict[str, t.Any]:
 
 
 def report(found: dict[str, t.Any], *errors: HeadroomError, before: t.Any = None, **other: t.Any) -> dict[str, t.Any]:
-    return info.report(replace(OPTIONS, **other), found, errors, before or {})
+    return info.report(replace(OPTIONS, **other), found, errors, before or {})[0]
 
 
 def test_shares_are_those_of_the_buckets() -> None:
@@ -212,21 +230,49 @@ def test_labels_of_prometheus_are_quoted() -> None:
     [{"sample_s": -1.0}, {"hot_factor": 0.5}, {"load": {"cpu": 1}}, {"load": {"rows": 0}}, {"load": {"rows": "x"}}],
 )
 def test_options_are_checked(change: dict[str, t.Any]) -> None:
-    params = {
-        "shards": [{"name": "s1", "host": "h", "port": 5432, "database": None}],
-        "routers": [],
-        "cluster": "shop",
-        "timeout_s": 5.0,
-        "load": None,
-        "sample_s": 0.0,
-        "hot_factor": 4.0,
-        "with_buckets": True,
-        "require_all": True,
-        "login_user": "postgres",
-        "login_password": None,
-        "login_db": "shop",
-        **dict.fromkeys(("ssl_mode", "ca_cert", "ssl_cert", "ssl_key")),
-    }
-    assert info.parse_options(params).load == {"size_bytes": 1.0}
+    assert info.parse_options(PARAMS).load == {"size_bytes": 1.0}
     with pytest.raises(OptionError):
-        info.parse_options({**params, **change})
+        info.parse_options({**PARAMS, **change})
+
+
+def page(found: dict[str, t.Any], **other: t.Any) -> str:
+    return info.report(replace(OPTIONS, **other), found, (), {})[1]
+
+
+def test_the_page_draws_each_bucket_as_wide_as_its_load() -> None:
+    text = page(views(), with_buckets=False, hot_factor=1.5)
+    widths = [float(one) for one in re.findall(r'<rect class="seg[^>]* width="([0-9.]+)"', text)]
+    # buckets of 100, 500 and 300 bytes
+    assert widths[1] == pytest.approx(5 * widths[0], abs=0.02)
+    assert widths[2] == pytest.approx(3 * widths[0], abs=0.02)
+    assert re.findall(r'class="seg g0( hot)?"', text) == ["", " hot", ""]
+    assert "a/1: 55.56% of the load, 500 B, 1 rows, epoch 2" in text
+
+
+def test_the_page_needs_nothing_and_lets_nothing_through() -> None:
+    orphan = {"kind": "slot", "name": "headroom_<script>alert(1)</script>", "age_s": None}
+    text = page(views(s1={"objects": [orphan]}))
+    assert "<script" not in text
+    assert "headroom_&lt;script&gt;" in text
+    assert not re.search(r"(src|href)=|@import|url\(", text)
+
+
+def test_a_shard_of_many_buckets_is_drawn_by_groups() -> None:
+    buckets = tuple(Bucket(number, number or None, number + 1 if number < 999 else None) for number in range(1000))
+    group = replace(GROUP, buckets=buckets)
+    shard_map = ShardMap(1, SHARDS, (group,), {("a", number): Placement("s1", 1) for number in range(1000)})
+    found = views()
+    for name, one in found.items():
+        digest = digest_of("shop", MEMBERS, SHARDS, shard_map.groups)
+        stored = replace(one.seen.stored, map=shard_map, digest=digest)
+        leaves = {f"public.a_b{number}": dict.fromkeys(info.FIGURES, 1) for number in range(1000) if name == "s1"}
+        found[name] = replace(one, seen=replace(one.seen, stored=stored), leaves=leaves)
+    text = page(found)
+    assert text.count('class="seg') == 1
+    assert "1000 buckets of a: 100.00% of the load" in text
+
+
+def test_where_a_page_cannot_be_written_is_said_before_anything_is_asked(tmp_path: Path) -> None:
+    missing = tmp_path / "none" / "page.html"
+    with pytest.raises(OptionError, match=r"report_file.*does not exist; create it first"):
+        info.parse_options({**PARAMS, "report_file": str(missing)})
