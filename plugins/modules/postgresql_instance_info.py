@@ -26,11 +26,6 @@ options:
   data_directory:
     description: The data directory; by default C(/var/lib/postgresql/VERSION/NAME).
     type: path
-  reference_clock_s:
-    description:
-      - Seconds since 1970 on the controller at this moment, as C(now().timestamp()) gives it.
-      - What the task takes to start is part of RV(host.clock_skew_s), usually well under a second.
-    type: float
 extends_documentation_fragment:
   - headroom.scale.attributes
   - headroom.scale.attributes.info_module
@@ -44,7 +39,6 @@ EXAMPLES = r"""
 - name: What is there
   headroom.scale.postgresql_instance_info:
     version: 17
-    reference_clock_s: "{{ now().timestamp() }}"
   become: true
   register: seen
 """
@@ -142,10 +136,15 @@ host:
       description: VERSION_ID of the distribution.
       type: str
       sample: "13"
-    clock_skew_s:
-      description: How far the host's clock is ahead of O(reference_clock_s) in seconds, or null without it.
+    clock_s:
+      description: The host's clock, in seconds since 1970.
       type: float
-      sample: 0.31
+      sample: 1767225600.31
+    clock_skew_s:
+      description:
+        - How many seconds the host's clock is ahead of the controller's at least. What the task took on its way is not held against it.
+      type: float
+      sample: 0.0
     disk_free_bytes:
       description: Free bytes on the file system of the data directory.
       type: int
@@ -160,7 +159,6 @@ errors:
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.headroom.scale.plugins.module_utils._common.argspec import ArgumentSpec
 from ansible_collections.headroom.scale.plugins.module_utils._common.run import run
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.instance import options
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.instance.converge import facts, host_facts
@@ -170,8 +168,7 @@ from ansible_collections.headroom.scale.plugins.module_utils._postgresql.instanc
 
 def work(module):
     """Observe the instance and its host."""
-    reference = module.params["reference_clock_s"]
-    host = {**host_facts(), "clock_skew_s": None if reference is None else round(time.time() - reference, 3)}
+    host = {**host_facts(), "clock_s": time.time()}
     version = module.params["version"] or options.release_version(host["distribution"], host["distribution_version"])
     wanted = Wanted(paths=options.paths({**module.params, "version": version}), state="info")
     observed = observe(wanted)
@@ -180,7 +177,7 @@ def work(module):
 
 
 def main():
-    spec = options.identity_spec(version_required=False).merge(ArgumentSpec({"reference_clock_s": {"type": "float"}}))
+    spec = options.identity_spec(version_required=False)
     run(AnsibleModule(supports_check_mode=True, **spec.to_kwargs()), work)
 
 
