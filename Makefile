@@ -69,7 +69,7 @@ molecule: setup  ## All Molecule scenarios on one lab; make molecule SCENARIO=na
 	molecule reset --scenario-name default
 	status=0; \
 	if molecule test --report --no-command-borders --scenario-name default --destroy never; then \
-		molecule test --report --no-command-borders --workers 3 --continue-on-failure \
+		molecule test --report --no-command-borders --workers 2 --continue-on-failure \
 			$(if $(SCENARIO),--scenario-name $(SCENARIO),--all --exclude default) || status=$$?; \
 		cat tests/output/*.txt || true; \
 	else \

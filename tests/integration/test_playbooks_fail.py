@@ -94,13 +94,12 @@ def test_a_host_that_is_there_and_does_not_answer_is_not_left_out(lab: Lab) -> N
     there = subprocess.run(["podman", "container", "exists", "headroom-valkey9a"], env=lab.environment, check=False)
     if there.returncode == 1:
         pytest.skip("The lab runs without valkey9a: its release could not be fetched.")
-    podman = {"env": lab.environment, "check": True, "timeout": 60}
-    subprocess.run(["podman", "pause", "headroom-valkey9a"], **podman)
+    subprocess.run(["podman", "pause", "headroom-valkey9a"], env=lab.environment, check=True, timeout=60)
     try:
         converge = ROOT / "molecule" / "redis_cluster" / "converge.yml"
         done = play(lab, converge, "--limit=valkey9a", "--timeout=5", "--ssh-extra-args=-o ControlPath=none")
     finally:
-        subprocess.run(["podman", "unpause", "headroom-valkey9a"], **podman)
+        subprocess.run(["podman", "unpause", "headroom-valkey9a"], env=lab.environment, check=True, timeout=60)
 
     assert done.code != 0
     assert done.data["stats"]["valkey9a"]["unreachable"] == 1

@@ -189,6 +189,7 @@ def test_both_ways_lead_to_the_same_end(cluster: Lab) -> None:
     found = {}
     for mechanism in ("atomic", "classic"):
         moved = rebalance(cluster, nodes=nodes(**heavy), mechanism=mechanism)
+        assert not moved.get("failed"), moved["msg"]
         assert (moved["mechanism"], moved["fallbacks"]) == (mechanism, [])
         print({"mechanism": mechanism, **moved["progress"]})
         found[mechanism] = (slots(cluster), moved["progress"]["keys"])
