@@ -62,9 +62,18 @@ def test_a_verify_fails_with_its_tests_and_programs_and_shows_what_they_say(
         assert shown in (tmp_path / "tests" / "output" / "it.txt").read_text()
 
 
-def test_a_demo_whose_load_does_not_work_ends_before_anything_grows(lab: Lab) -> None:
-    # nothing of the lab answers there
-    done = play(lab, ROOT / "playbooks" / "demo_grow.yml", "--extra-vars", json.dumps({"demo_hosts": ["10.77.0.250"]}))
+@pytest.mark.parametrize(
+    ("playbook", "variables"),
+    [
+        # nothing of the lab answers there
+        ("demo_grow.yml", {"demo_hosts": ["10.77.0.250"]}),
+        ("demo_shards.yml", {name: ["host=127.0.0.1 port=1 dbname=app"] for name in ("demo_shards", "demo_routers")}),
+    ],
+)
+def test_a_demo_whose_load_does_not_work_ends_before_anything_moves(
+    lab: Lab, playbook: str, variables: dict[str, list[str]]
+) -> None:
+    done = play(lab, ROOT / "playbooks" / playbook, "--extra-vars", json.dumps(variables))
 
     assert done.code != 0
     assert [entry["play"]["name"] for entry in done.data["plays"]] == ["Start a load that checks its own data"]
