@@ -259,10 +259,10 @@ def failed_items(play: Play) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def programs(hosts: Spare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def programs(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory whose programs come before those of the machine: what fails there fails for the lab alone."""
-    path = f"{tmp_path / 'bin'}:{hosts.lab.environment['PATH']}"
-    monkeypatch.setattr(hosts.lab, "environment", {**hosts.lab.environment, "PATH": path})
+    path = f"{tmp_path / 'bin'}:{lab.environment['PATH']}"
+    monkeypatch.setattr(lab, "environment", {**lab.environment, "PATH": path})
     (tmp_path / "bin").mkdir()
     return tmp_path / "bin"
 
@@ -272,6 +272,38 @@ def replace_program(programs: Path, name: str, script: str) -> None:
     real = shutil.which(name)
     (programs / name).write_text(f"#!/bin/bash\nREAL={real}\n{script}\n")
     (programs / name).chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("program", "fault", "sentence"),
+    [
+        (
+            "podman",
+            '[[ $1 != ps ]] || { echo "no engine here" >&2; exit 125; }',
+            "Failed to look at the lab headroom-none: ",
+        ),
+        ("unshare", 'echo "not permitted" >&2; exit 1', "and this machine says: not permitted"),
+        ("podman", '[[ "$1 $2" != "network create" ]] || { echo "it is taken" >&2; exit 125; }', "it is taken"),
+    ],
+)
+def test_a_lab_whose_first_steps_fail_says_why_and_has_no_hosts(
+    lab: Lab, programs: Path, tmp_path: Path, program: str, fault: str, sentence: str
+) -> None:
+    other = Spare(lab, tmp_path)
+    other.declare(none1="10.74.0.11")
+    own = {"lab_name": "headroom-none", "lab_subnet": "10.74.0.0/24", "lab_cache_address": "10.74.0.2"}
+    replace_program(programs, program, f'{fault}; exec "$REAL" "$@"')
+    try:
+        play = other.play("lab/up.yml", fails=True, **own)
+        said = json.dumps([row for entry in play.data["plays"][0]["tasks"] for row in entry["hosts"].values()])
+        assert sentence in said
+        assert "Traceback" not in " ".join(play.messages())
+        assert not [
+            change for change in play.changed() if change[0] in ("Create a network with names", "Start the hosts")
+        ]
+    finally:
+        (programs / program).unlink()
+        other.play("lab/down.yml", **own)
 
 
 def grown(spare: Spare, **variables: Any) -> None:
