@@ -63,6 +63,11 @@ sanity: setup  ## ansible-test sanity
 unit: setup  ## Unit tests
 	pytest tests/unit
 
+.PHONY: test-k8s
+test-k8s: setup  ## The tests of the HPA modules on a real API server: HEADROOM_KUBECONFIG=file, it needs rights to make namespaces
+	@: $${HEADROOM_KUBECONFIG:?names the kubeconfig of a cluster to test on}
+	pytest tests/unit/modules/test_hpa.py tests/unit/modules/test_hpa_info.py
+
 .PHONY: molecule
 molecule: setup  ## All Molecule scenarios on one lab; make molecule SCENARIO=name for one beside default
 	rm -rf tests/output

@@ -55,5 +55,5 @@ options:
     default: 5
     version_added: 0.1.0
 requirements:
-  - redis (the Python library) >= 4.3 on the host that runs the module
+  - hiredis (the Python library) >= 2.0 on the host that runs the module
 """

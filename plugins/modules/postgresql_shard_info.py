@@ -214,13 +214,15 @@ hot_buckets:
   sample: []
 moves:
   description:
-    - The moves that have not ended. C(age_s) is in seconds, and C(retire_in_s) says for how long they can still be taken back.
+    - The moves and splits that have not ended. A split has the same shard as C(source) and C(target), and the numbers of the new buckets
+      in C(parts), which is empty for a move. C(age_s) is in seconds, and C(retire_in_s) says for how long they can still be taken back.
   returned: success
   type: list
   elements: dict
   sample:
     - id: 5f2a9c0d
       bucket: users/7
+      parts: []
       source: s1
       target: s2
       state: copying
@@ -233,7 +235,7 @@ moves:
 orphans:
   description:
     - What moves have left that no journal owns, on any member. C(kind) is one of C(prepared_transaction), C(subscription), C(slot),
-      C(publication), C(retired_leaf) and C(detached_leaf). C(age_s) is known of prepared transactions alone.
+      C(publication), C(log) of a split, C(retired_leaf) and C(detached_leaf). C(age_s) is known of prepared transactions alone.
   returned: success
   type: list
   elements: dict

@@ -21,6 +21,11 @@ description:
     applications read and write.
   - A bucket is copied under one snapshot, follows what is written meanwhile by logical replication, is compared row by row, and is then
     handed over by a two-phase commit, for which writers of this bucket alone wait for a moment. Nothing is handed over that differs.
+  - A bucket of ranges or of a directory is split where it is, when no shard could carry it or when O(isolate) asks for it. Its rows are
+    copied into the parts while triggers log which change, and the parts take its place on the shard and on all routers at once. For that
+    moment all statements on the tables of the group wait that go through a router or to this shard. What moves is planned afterwards.
+  - A session that goes straight to the shard under C(REPEATABLE READ) or C(SERIALIZABLE), and whose first statement waits for a split, may
+    not see what was committed in the milliseconds before. Those that have begun before, and those of routers, are waited for.
   - It runs once for the whole cluster, from a host with network access to all members. Do not loop it over hosts.
   - The rows of a copy pass through that host, so that no password has to be given to the shards. The shards reach each other as
     O(member_user), whose password the servers' own user has in C(~/.pgpass).
@@ -29,7 +34,8 @@ description:
     which names the shard and the epoch; the function C(headroom.route) tells where a key is.
   - After the switch, what is written flows back to the former shard for O(revert_window_s), so that O(state=reverted) can return
     the bucket with all of it.
-  - Tables need a primary key. Servers need PostgreSQL 16, C(wal_level=logical) and C(max_prepared_transactions).
+  - Tables need a primary key. Servers need PostgreSQL 16, C(wal_level=logical) and C(max_prepared_transactions); routers need the
+    last for splits.
   - Anybody can look at the table C(headroom.move) on a shard while it works.
 attributes:
   check_mode:
@@ -49,7 +55,7 @@ options:
   state:
     description:
       - V(planned) returns what V(balanced) would do and changes nothing.
-      - V(balanced) takes up what earlier runs have left, plans, and moves.
+      - V(balanced) takes up what earlier runs have left, plans, splits and moves.
       - V(reverted) takes back the moves of the last plan that are in their time for it, or O(moves), with all that was written since.
       - V(cleaned) ends moves whose time to be taken back is over, rolls back what earlier runs have left, and removes what belongs to
         no move.
@@ -60,7 +66,8 @@ options:
   plan:
     description:
       - What an earlier run returned as RV(plan), to be carried out as it is. It is refused when the map or the limits are
-        not what they were, unless that is because of its own moves.
+        not what they were, unless that is because of its own splits and moves. A plan has splits or moves. What moves is planned again
+        once buckets are split.
     type: dict
     version_added: 0.1.0
   threshold:
@@ -110,8 +117,8 @@ options:
     version_added: 0.1.0
   max_block_ms:
     description:
-      - Milliseconds that one attempt to hand a bucket over may keep its writers waiting. An attempt that takes longer is given up,
-        and made again after a pause.
+      - Milliseconds that one attempt to hand a bucket over, or to split it, may keep writers waiting. An attempt that takes longer is
+        given up, and made again after a pause.
     type: float
     default: 500
     version_added: 0.1.0
@@ -123,7 +130,7 @@ options:
     version_added: 0.1.0
   switch_patience_s:
     description:
-      - Seconds for which it is tried to hand a bucket over. After that the move is rolled back.
+      - Seconds for which it is tried to hand a bucket over, or to split it. After that the move or the split is rolled back.
     type: float
     default: 120
     version_added: 0.1.0
@@ -226,8 +233,9 @@ options:
     version_added: 0.1.0
   isolate:
     description:
-      - Keys that are to have a bucket of their own. That is planned for and not carried out yet, nor is a bucket split that alone is too
-        large. RV(plan.left_out) says which would be.
+      - Keys that are to have a bucket of their own. Their buckets are split, unless they are in the time in which their last move can be
+        taken back. RV(plan.left_out) says which cannot be, as those of a hash.
+      - With V(range), keys of texts cannot be isolated, since no key follows directly on another.
     type: list
     elements: dict
     default: []
@@ -287,6 +295,16 @@ EXAMPLES = r"""
   delegate_to: localhost
   register: drain
 
+- name: Give a large tenant a bucket of its own, and every shard its share
+  headroom.scale.postgresql_shard_rebalance:
+    shards: "{{ shards }}"
+    routers: "{{ routers }}"
+    login_password: "{{ shards_admin_password }}"
+    isolate:
+      - {group: bills, key: 4711}
+  run_once: true
+  delegate_to: localhost
+
 - name: Take the moves of the last plan back
   headroom.scale.postgresql_shard_rebalance:
     shards: "{{ shards }}"
@@ -312,6 +330,21 @@ plan:
       description: Identifies the map and the limits. Empty for O(state=reverted) and O(state=cleaned).
       type: str
       sample: 0f3f3c74128e8d11
+    splits:
+      description: >-
+        Buckets that are split, with C(group), C(bucket), C(shard), C(epoch), C(bytes), and C(parts), each with the C(number) of the new
+        bucket and C(lower) and C(upper), or C(tenants).
+      type: list
+      elements: dict
+      sample:
+        - group: bills
+          bucket: 3
+          shard: s1
+          epoch: 1
+          bytes: 734003200
+          parts:
+            - {number: 8, lower: 1000, upper: 5000}
+            - {number: 9, lower: 5000, upper: 9000}
     moves:
       description: Buckets in their order, with C(group), C(bucket), C(source), C(target), C(bytes) and the C(epoch) of its placement.
       type: list
@@ -357,6 +390,14 @@ imbalance:
   sample:
     before: 0.5
     after: 0.02
+splits:
+  description: >-
+    Splits that this run has done, as RV(moves), with the numbers of the new buckets as C(parts). C(source) and C(target) are the shard.
+    C(switch.fence_ms) is for the last rows.
+  returned: success, and on failure when a plan was made
+  type: list
+  elements: dict
+  sample: []
 moves:
   description: >-
     Moves that this run has carried, with C(id), C(group), C(bucket), C(source), C(target), C(state), C(bytes), C(rows), C(duration_s),
@@ -384,7 +425,7 @@ moves:
         commit_ms: 17.9
 recovered:
   description: >-
-    Moves of earlier runs that were on their way, as in RV(moves), with C(was), where they stood, and C(action), V(finished) or
+    Moves and splits of earlier runs that were on their way, as in RV(moves), with C(was), where they stood, and C(action), V(finished) or
     V(rolled_back).
   returned: success, and on failure when a plan was made
   type: list

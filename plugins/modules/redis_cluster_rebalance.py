@@ -113,7 +113,7 @@ options:
     description:
       - How slots move. V(auto) asks the servers and moves them atomically where both nodes of a pair can, and else the V(classic)
         way with C(SETSLOT) and C(MIGRATE). V(atomic) fails where a server cannot.
-      - The atomic migration is a job of the servers, for at most O(max_slots_per_source) slots, one at a time on each source. A job that
+      - The atomic migration is a job of the servers, for at most 256 MiB of data, one at a time on each node. A job that
         fails three times, or comes to a standstill and is cancelled, leaves its slots to the classic way, with the reason in
         RV(fallbacks); not so with V(atomic), which fails then.
       - What a run that was killed has left on the servers goes on without it. The next run waits for it, or cancels it when it stands
@@ -130,15 +130,13 @@ options:
     version_added: 0.1.0
   max_slots_per_source:
     description:
-      - Slots that one node gives away at the same time.
+      - Slots that one node gives away at the same time. Defaults to 96 the classic way; an atomic job has as many as its data allow.
     type: int
-    default: 128
     version_added: 0.1.0
   max_slots_per_target:
     description:
-      - Slots that one node takes in at the same time.
+      - Slots that one node takes in at the same time. Defaults to 96 the classic way; an atomic job has as many as its data allow.
     type: int
-    default: 384
     version_added: 0.1.0
   max_keys_per_migrate:
     description:

@@ -213,9 +213,9 @@ class Server:
         pairs = [tuple(map(int, line.split())) for line in shown.splitlines()]
         return [first, *(pid for pid, parent in pairs if parent == first)]
 
-    def freeze(self) -> list[int]:
-        """Let none of its processes go on: nobody gets an answer, as when the network is cut."""
-        pids = self.processes()
+    def freeze(self, pids: Sequence[int] = ()) -> Sequence[int]:
+        """Let none of its processes go on, or none of these: nobody gets an answer, as when the network is cut."""
+        pids = pids or self.processes()
         self.call("sh", "-c", f"kill -STOP {' '.join(map(str, pids))}")
         return pids
 
@@ -304,15 +304,19 @@ class Cluster:
             raise RuntimeError(result.get("msg") or done.stderr[-2000:])
         return result
 
-    def declare(self, placement: Callable[[int], str], buckets: int = 64, tables: Any = None) -> None:
-        """Declare the group of the workload."""
+    def declare(
+        self, placement: Callable[[int], str], buckets: int = 64, tables: Any = None, cut: dict[str, Any] | None = None
+    ) -> None:
+        """Declare the group of the workload.
+
+        :param cut: strategy and what it cuts by; by default hash.
+        """
         group = {
             "name": "users",
-            "strategy": "hash",
             "key_type": "bigint",
-            "buckets": buckets,
             "placement": [placement(number) for number in range(buckets)],
             "tables": tables or TABLES,
+            **(cut or {"strategy": "hash", "buckets": buckets}),
         }
         self.run("postgresql_shard_map", {"groups": [group]})
 
@@ -351,7 +355,11 @@ class Cluster:
             UNION ALL SELECT 'table ' || relname FROM pg_class WHERE relname ~ '_b[0-9]+_(retired|forward)$' AND relkind IN ('r', 'f')
             UNION ALL SELECT 'detached ' || relname FROM pg_class WHERE relname ~ '^(orders|items)_b[0-9]+$' AND relkind IN ('r', 'f')
               AND NOT relispartition
-            UNION ALL SELECT 'trigger ' || tgrelid::regclass::text FROM pg_trigger WHERE tgname = 'headroom_fence'
+            UNION ALL SELECT 'trigger ' || tgrelid::regclass::text FROM pg_trigger WHERE tgname LIKE 'headroom\\_%'
+            UNION ALL SELECT 'log ' || relname FROM pg_class
+              WHERE relnamespace = 'headroom'::regnamespace AND relkind = 'r' AND relname LIKE 'headroom\\_%'
+            UNION ALL SELECT 'function ' || proname FROM pg_proc
+              WHERE pronamespace = 'headroom'::regnamespace AND proname LIKE 'headroom\\_%'
             UNION ALL SELECT 'constraint ' || conrelid::regclass::text FROM pg_constraint WHERE conname = 'headroom_bound'"""
         return [f"{name}: {row[0]}" for name, server in self.servers.items() for row in server.rows(query)]
 

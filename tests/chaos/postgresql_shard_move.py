@@ -194,7 +194,12 @@ POINTS = (
         if step.name in ("journal: copied on 2", "caught up")
     ]
 )
-QUICK = [("controller", "taken"), ("target", "both prepared"), ("source", "half copied")]
+QUICK = [
+    ("controller", "taken"),
+    ("target", "both prepared"),
+    ("source", "half copied"),
+    ("source", "journal: leaves on 1"),
+]
 
 
 class Run:
@@ -340,7 +345,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fault", help="faults of one kind only, as controller, source, target, router or freeze")
     parser.add_argument("--step", help="steps with this in their names only")
-    parser.add_argument("--quick", action="store_true", help="three points only")
+    parser.add_argument("--quick", action="store_true", help="four points only")
     parser.add_argument("--first", type=int, default=0, help="begin with this point")
     parser.add_argument("--sample", type=int, help="only so many points, chosen by the seed")
     parser.add_argument("--seed", type=int, default=int(time.time()))

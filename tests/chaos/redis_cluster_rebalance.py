@@ -65,7 +65,7 @@ STEPS = (
     Step("before the source gives up", "NODE", when="before", to="source"),
     Step("the source gives up", "NODE", to="source"),
     Step("plan in the place of the former", "journal", nth=2),
-    Step("first slots in the journal", "journal", nth=3),
+    Step("first slots in the journal", "journal line", nth=2),
 )
 POINTS = [(fault, step) for fault in ("controller", "source", "target") for step in STEPS] + [
     (fault, step) for fault in CUTS_S for step in STEPS[1::2]

@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,6 +99,15 @@ def groups() -> list[Path]:
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     paths = [Path(mount[1]) / NAME for mount in mounts if mount[2] in ("cgroup", "cgroup2")]
     return [path for path in paths if path.exists()]
+
+
+def end_when_alone(process: subprocess.Popen[bytes]) -> None:
+    """End a process a moment after the control groups of the other hierarchies are gone, or after a minute at the latest."""
+    deadline = time.monotonic() + 60
+    while len(groups()) > 1 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(2)
+    process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -394,18 +405,74 @@ def test_a_host_takes_the_release_that_its_inventory_gives_it(lab: Lab) -> None:
     assert lab.run("pg12a", "cat", "/etc/debian_version").startswith("12.")
 
 
-def test_a_down_that_leaves_something_says_what(hosts: Spare, programs: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "task"),
+    [
+        ("rm", "Remove hosts that died or are not what the inventory says"),
+        ("run", "Start the missing"),
+    ],
+)
+def test_a_host_that_cannot_be_replaced_ends_up_and_leaves_the_others(
+    hosts: Spare, programs: Path, command: str, task: str
+) -> None:
     before = hosts.containers()
-    replace_program(programs, "podman", '[[ $1 != rm ]] || { echo "it is busy" >&2; exit 125; }; exec "$REAL" "$@"')
-    play = hosts.play("lab/down.yml", fails=True)
-    assert "it is busy" in play.results("Remove the hosts")["localhost"]["stderr"]
-    assert hosts.replaced(before) == set()
-
-    # and where the engine tells of none
-    replace_program(programs, "podman", '[[ "$1 $2" != "network rm" ]] || exit 0; exec "$REAL" "$@"')
-    play = hosts.play("lab/down.yml", fails=True)
-    assert any(f"network {NAME} is still there" in text for text in play.messages()), play.messages()
+    hosts.podman("kill", f"{NAME}-spare1")
+    fault = f'[[ $1 != {command} ]] || {{ echo "it is busy" >&2; exit 125; }}; exec "$REAL" "$@"'
+    replace_program(programs, "podman", fault)
+    play = hosts.play("lab/up.yml", fails=True)
+    assert "it is busy" in json.dumps(play.results(task)["localhost"])
     (programs / "podman").unlink()
+    assert hosts.replaced(before) <= {"spare1"}
+    hosts.play("lab/up.yml")
+
+
+def test_a_package_cache_that_cannot_be_installed_ends_up(hosts: Spare, programs: Path) -> None:
+    hosts.podman("kill", f"{NAME}-cache")
+    fault = f'[[ "$1 $3" != "exec {NAME}-cache" ]] || {{ echo "no such package" >&2; exit 100; }}; exec "$REAL" "$@"'
+    replace_program(programs, "podman", fault)
+    play = hosts.play("lab/up.yml", fails=True)
+    assert "no such package" in play.results("Install the package cache in its host")["localhost"]["stderr"]
+    (programs / "podman").unlink()
+    hosts.play("lab/up.yml")
+
+
+def test_a_down_that_leaves_something_says_what(hosts: Spare, programs: Path) -> None:
+    def fails(program: str, fault: str, task: str, **variables: Any) -> dict[str, Any]:
+        replace_program(programs, program, f'{fault}; exec "$REAL" "$@"')
+        play = hosts.play("lab/down.yml", fails=True, **variables)
+        (programs / program).unlink()
+        return play.results(task)["localhost"]
+
+    before = hosts.containers()
+    busy = '{ echo "it is busy" >&2; exit 125; }'
+    assert "it is busy" in fails("podman", f"[[ $1 != rm ]] || {busy}", "Remove the hosts")["stderr"]
+    assert hosts.replaced(before) == set()
+    assert "it is busy" in fails("podman", f'[[ "$1 $2" != "network rm" ]] || {busy}', "Remove the network")["stderr"]
+    # the images are shared with the lab of the other tests, so none of them is asked for
+    images = fails("podman", f"[[ $1 != rmi ]] || {busy}", "Remove the images", lab_images=["0123456789ab"])
+    assert "it is busy" in images["stderr"]
+    assert groups()
+    assert fails("timeout", "[[ $1 != 20 ]] || exit 124", "Remove the control groups")["rc"] == 124
+    assert groups()
+    hosts.play("lab/up.yml")
+    # and where the engine tells of none
+    left = fails("podman", '[[ "$1 $2" != "network rm" ]] || exit 0', "Require that nothing is left of it")
+    assert f"network {NAME} is still there" in left["msg"]
+    hosts.play("lab/up.yml")
+
+
+def test_a_down_waits_for_the_last_process_in_any_hierarchy(hosts: Spare) -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        try:
+            # it stays until down looks at what is left, in one hierarchy of several
+            (groups()[-1] / "cgroup.procs").write_text(str(process.pid))
+            timer = threading.Timer(0, end_when_alone, [process])
+            timer.start()
+            hosts.play("lab/down.yml")
+            timer.join()
+        finally:
+            process.kill()
+    assert groups() == []
     hosts.play("lab/up.yml")
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def test_a_verify_fails_with_its_tests_and_programs_and_shows_what_they_say(
     lab: Lab, tmp_path: Path, test: str, program: str, fails: bool, shown: str
 ) -> None:
     (tmp_path / "tests").mkdir()
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
     (tmp_path / "test_it.py").write_text(test)
     (tmp_path / "tests" / "program.py").write_text(program)
     variables = {
@@ -97,6 +99,45 @@ def test_a_load_that_failed_fails_its_verdict(lab: Lab, tmp_path: Path) -> None:
     )
 
     assert play(lab, playbook).code != 0
+
+
+def test_a_cluster_that_does_not_shrink_fails_the_demo_and_its_load_ends(lab: Lab, tmp_path: Path) -> None:
+    playbook = shutil.which("ansible-playbook", path=lab.environment["PATH"])
+    assert playbook
+    (tmp_path / "bin").mkdir()
+    inner = tmp_path / "bin" / "ansible-playbook"
+    inner.write_text("#!/bin/sh\necho it does not shrink >&2\nexit 2\n")
+    inner.chmod(0o755)
+    place = tmp_path / "place"
+    place.mkdir()
+    # as a load that was started in an earlier play, and has ended
+    figures = {"operations": 7, "lost": [], "wrong": [], "errors": 0, "p99_ms": 1.0, "max_ms": 2.0}
+    job = {"started": 1, "finished": 1, "rc": 0, "changed": True, "stdout": json.dumps(figures)}
+    (tmp_path / "1.2").write_text(json.dumps(job))
+    variables = {
+        "demo_place": {"path": str(place)},
+        "demo_load": {"ansible_job_id": "1.2"},
+        "ansible_async_dir": str(tmp_path),
+    }
+    start = "--start-at-task=Run redis.yml without the new host in the inventory"
+    environment = {**lab.environment, "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"}
+    environment["PATH"] = f"{inner.parent}:{environment['PATH']}"
+    command = [
+        playbook,
+        *(f"--inventory={one}" for one in INVENTORIES),
+        str(ROOT / "playbooks" / "demo_grow.yml"),
+        start,
+    ]
+    command += ["--extra-vars", json.dumps(variables)]
+
+    done = Play(
+        subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=120, check=False)
+    )
+
+    assert done.code != 0
+    assert "it does not shrink" in done.text
+    assert "7 operations while the cluster grew" in done.text
+    assert not place.exists()
 
 
 def test_a_host_that_is_there_and_does_not_answer_is_not_left_out(lab: Lab) -> None:

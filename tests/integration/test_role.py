@@ -35,6 +35,27 @@ def host(request: pytest.FixtureRequest, lab: Lab) -> testinfra.host.Host:
     return testinfra.get_host(f"podman://headroom-{request.param}")
 
 
+def test_check_mode_on_new_hosts_predicts_what_the_first_run_does(lab: Lab) -> None:
+    """The hosts of the older release are new; a check run, a run, and a second run follow. First, since it sets them up."""
+    names = ("pg12a", "pg12b")
+    if any(lab.run(name, "ls", "/etc/postgresql", check=False) for name in names):
+        for name in names:
+            subprocess.run(["podman", "kill", f"headroom-{name}"], env=lab.environment, check=True, capture_output=True)
+        lab.play("lab/up.yml")
+    shutil.rmtree(STATE / "tls" / "postgresql12", ignore_errors=True)
+    variables = {"postgresql_hosts": "postgresql12"}
+    predicted = lab.play("postgresql.yml", "--check", "--diff", **variables)
+    assert not (STATE / "tls" / "postgresql12").exists()
+    assert lab.run("pg12a", "ls", "/etc/postgresql", check=False) == ""
+    made = lab.play("postgresql.yml", **variables)
+    assert [change for change in made.changed() if change[0] not in BELOW_THE_DIRECTORY] == predicted.changed()
+    assert ("Instance as declared", "pg12b") in made.changed()
+    plans = [play.results("Instance as declared") for play in (predicted, made)]
+    for name in names:
+        assert plans[0][name]["plan"] == plans[1][name]["plan"]
+    assert lab.play("postgresql.yml", **variables).changed() == []
+
+
 def test_a_host_has_what_the_role_promises(host: testinfra.host.Host) -> None:
     version = {"12": 15, "13": 17}[host.system_info.release.split(".")[0]]
     config = f"/etc/postgresql/{version}/main"
@@ -62,23 +83,18 @@ def test_no_password_shows_even_in_the_most_verbose_output(healthy: Lab) -> None
     assert not [word for word in SECRETS if word in play.text]
 
 
-def test_check_mode_on_new_hosts_predicts_what_the_first_run_does(lab: Lab) -> None:
-    """Both hosts of the older release are replaced by new ones; a check run, a run, and a second run follow."""
-    for name in ("pg12a", "pg12b"):
-        subprocess.run(["podman", "kill", f"headroom-{name}"], env=lab.environment, check=True, capture_output=True)
-    shutil.rmtree(STATE / "tls" / "postgresql12", ignore_errors=True)
-    lab.play("lab/up.yml")
-    variables = {"postgresql_hosts": "postgresql12"}
-    predicted = lab.play("postgresql.yml", "--check", "--diff", **variables)
-    assert not (STATE / "tls" / "postgresql12").exists()
-    assert lab.run("pg12a", "ls", "/etc/postgresql", check=False) == ""
-    made = lab.play("postgresql.yml", **variables)
-    assert [change for change in made.changed() if change[0] not in BELOW_THE_DIRECTORY] == predicted.changed()
-    assert ("Instance as declared", "pg12b") in made.changed()
-    plans = [play.results("Instance as declared") for play in (predicted, made)]
-    for name in ("pg12a", "pg12b"):
-        assert plans[0][name]["plan"] == plans[1][name]["plan"]
-    assert lab.play("postgresql.yml", **variables).changed() == []
+def test_a_row_that_the_demo_cannot_write_ends_it(healthy: Lab) -> None:
+    # a replica takes no row
+    topology = {"primary": "pg2"}
+    play = healthy.play(
+        "demo.yml",
+        "--start-at-task=Write it on the primary",
+        "--limit=pg2",
+        fails=True,
+        __postgresql_replication_topology=topology,
+    )
+    assert "read-only transaction" in play.results("Write it on the primary")["pg2"]["stderr"]
+    assert play.results("Show where it was read") == {}
 
 
 def test_a_change_that_a_reload_applies_restarts_nobody(healthy: Lab) -> None:

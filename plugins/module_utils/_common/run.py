@@ -13,8 +13,15 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from .errors import HeadroomError
 
 LIBRARIES = {
+    "boto3": "boto3 >= 1.34",
+    "botocore": "botocore >= 1.34",
     "psycopg": "psycopg[binary] >= 3.1",
+    "hiredis": "hiredis >= 2.0",
+    "numba": "numba >= 0.61",
+    "numpy": "numpy >= 1.26",
     "redis": "redis >= 4.3",
+    "requests": "requests >= 2.25",
+    "yaml": "PyYAML",
 }
 
 

@@ -7,27 +7,27 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
+import errno
+import functools
 import socket
 import ssl
+import time
 import types
 import typing as t
 
 from .._common.errors import HeadroomError
 from .connection import Login
 from .model import Node
+from .wire import ReplyError, Wire
 
 try:
-    import hiredis
+    from hiredis import pack_command
 except ImportError:
-    # the driver does without it too, slower
-    hiredis = None
-else:
-    hiredis = hiredis if hasattr(hiredis, "pack_command") else None
+    # its versions before 2.2 only read
+    pack_command = None
 
-if t.TYPE_CHECKING:
-    import redis.exceptions
-    from redis.asyncio.connection import Connection
+# a login that a server refuses, by the first word of what it says
+REFUSED = ("NOAUTH", "WRONGPASS")
 
 Command = t.Sequence[t.Any]
 
@@ -59,7 +59,7 @@ class Client:
         """Take the node and how to log in; nothing is opened before the first command."""
         self.node = node
         self.login = login
-        self._connection: Connection | None = None
+        self._wire: Wire | None = None
         self._lock = asyncio.Lock()
 
     async def __aenter__(self) -> Client:
@@ -94,11 +94,7 @@ class Client:
         limit_s = self.login.timeout_s if timeout_s is None else timeout_s
         async with self._lock:
             try:
-                return await asyncio.wait_for(self._exchange(commands, raw), limit_s)
-            except ServerError:
-                raise
-            except ModuleNotFoundError:
-                raise
+                answers = await self._exchange(commands, limit_s)
             except BaseException as error:
                 # whatever came between, answers that were not read must not be taken for those of the next command
                 await self.close()
@@ -106,6 +102,14 @@ class Client:
                 if failure is None:
                     raise
                 raise failure from error
+        return [
+            ServerError(self.node, command, self.login.scrub(str(answer)))
+            if isinstance(answer, ReplyError)
+            else answer
+            if raw
+            else _text(answer)
+            for command, answer in zip(commands, answers, strict=True)
+        ]
 
     async def listen(self, *command: str | bytes | int, for_s: float, most: int) -> list[bytes]:
         """Run a command that does not stop answering, and return what it says until a time has passed or it is so much.
@@ -114,17 +118,14 @@ class Client:
         :raises NodeError: when it does not answer.
         """
         await self.call(*command)
-        found: list[bytes] = []
-
-        async def read() -> None:
-            while self._connection is not None and len(found) < most:
-                found.append(await self._connection.read_response())
-
         async with self._lock:
+            wire = self._wire
+            if wire is None:
+                return []
             try:
-                await asyncio.wait_for(read(), for_s)
+                return await wire.receive(most, for_s)
             except TimeoutError:
-                pass
+                return wire.received()
             except BaseException as error:
                 failure = self._failure(error, for_s)
                 if failure is None:
@@ -133,131 +134,87 @@ class Client:
             finally:
                 # nothing else may be asked on it
                 await self.close()
-        return found
 
     async def close(self) -> None:
         """Close the connection; the next command opens another one."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.disconnect()
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.close()
 
-    async def _exchange(self, commands: t.Sequence[Command], raw: bool) -> list[t.Any]:
-        import redis.exceptions
-
-        if self._connection is None:
-            connection = self._open()
-            await connection.connect()
-            self._connection = connection
-        await self._connection.send_packed_command([b"".join(_packed(command) for command in commands)])
-        answers = []
-        for command in commands:
-            try:
-                answer = await self._connection.read_response()
-                answers.append(answer if raw else _text(answer))
-            except (redis.exceptions.ResponseError, redis.exceptions.BusyLoadingError) as error:
-                answers.append(ServerError(self.node, command, self.login.scrub(_reply(error))))
+    async def _exchange(self, commands: t.Sequence[Command], limit_s: float) -> list[t.Any]:
+        wire = self._wire
+        if wire is None:
+            began_s = time.monotonic()
+            wire = self._wire = await self._open(limit_s)
+            limit_s -= time.monotonic() - began_s
+        answers = await wire.exchange(b"".join(map(_packed, commands)), len(commands), limit_s)
+        for answer in answers:
+            if isinstance(answer, ReplyError) and str(answer).startswith(REFUSED):
+                raise _Refused(str(answer))
         return answers
 
-    def _open(self) -> Connection:
-        from redis.asyncio.connection import Connection, SSLConnection
-
-        settings: dict[str, t.Any] = {
-            "host": self.node.host,
-            "port": self.node.port,
-            "username": self.login.user,
-            "password": self.login.password,
-            "decode_responses": False,
-            "health_check_interval": 0,
-            # the limit of a whole exchange is ours: the driver's own would end a long MIGRATE, and costs time for each answer
-            "socket_timeout": None,
-            "socket_connect_timeout": None,
-        }
-        # lists for maps, whatever the driver's version speaks unasked
-        if any("protocol" in inspect.signature(kind.__init__).parameters for kind in Connection.__mro__):
-            settings["protocol"] = 2
-        if not self.login.tls:
-            return Connection(**settings)
-        return SSLConnection(
-            **settings,
-            ssl_ca_certs=self.login.ca_certs,
-            ssl_certfile=self.login.client_cert_file,
-            ssl_keyfile=self.login.client_key_file,
-            ssl_cert_reqs="required" if self.login.validate_certs else "none",
-            ssl_check_hostname=self.login.validate_certs,
-        )
+    async def _open(self, limit_s: float) -> Wire:
+        login = self.login
+        wire = await Wire.open(self.node.host, self.node.port, _context(login) if login.tls else None, limit_s)
+        if login.password is not None:
+            whose = () if login.user is None else (login.user,)
+            try:
+                (answer,) = await wire.exchange(_packed(("AUTH", *whose, login.password)), 1, limit_s)
+                if isinstance(answer, ReplyError):
+                    raise _Refused(str(answer)) if str(answer).startswith((*REFUSED, "ERR AUTH")) else answer
+            except BaseException:
+                wire.close()
+                raise
+        return wire
 
     def _failure(self, error: BaseException, limit_s: float) -> NodeError | None:
         """Return what went wrong as one sentence with a code, or None for what is not the node's doing."""
-        import redis.exceptions
-
         where = f"Failed to reach {self.node.name} on {self.node.address}"
         text = self.login.scrub(" ".join(str(error).split()))
-        causes = list(_chain(error))
-
-        def of(*kinds: type[BaseException]) -> bool:
-            return any(isinstance(cause, kinds) for cause in causes)
-
-        if of(redis.exceptions.AuthenticationError, redis.exceptions.AuthorizationError):
+        if isinstance(error, _Refused):
             code, rest = "authentication_failed", "the login is refused. Check login_user and login_password."
-        elif of(ssl.SSLError):
+        elif isinstance(error, ssl.SSLError):
             code, rest = "tls_refused", f"TLS failed ({text}). Check tls, ca_certs and the server's certificate."
-        elif of(socket.gaierror):
+        elif isinstance(error, socket.gaierror):
             code, rest = "dns_failure", "its name is not known. Check host."
-        elif of(ConnectionRefusedError):
+        elif isinstance(error, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in text:
             code, rest = "connection_refused", "nothing listens there. Check port, and that the server runs."
-        elif of(asyncio.TimeoutError, TimeoutError, redis.exceptions.TimeoutError):
+        elif isinstance(error, (asyncio.TimeoutError, TimeoutError)):
             code, rest = "no_response", f"no answer within {limit_s:g} s. Look at the server and the network."
-        elif of(redis.exceptions.BusyLoadingError):
-            code, rest = "loading", "it loads its data. Wait until it has."
-        elif of(redis.exceptions.ConnectionError, OSError, EOFError):
-            code, rest = (
-                "connection_lost",
-                f"{text or 'the connection was closed'}. Look at the server's log, and at tls.",
-            )
-        elif of(redis.exceptions.RedisError):
+        elif isinstance(error, OSError):
+            code, rest = "connection_lost", f"{text}. Look at the server's log, and at tls."
+        elif isinstance(error, ReplyError):
             code, rest = "connect_failed", f"{text}."
         else:
             return None
         return NodeError(f"{where}: {rest}", code=code, node=self.node.name)
 
 
+class _Refused(ReplyError):
+    """The login is not taken."""
+
+
+@functools.lru_cache(maxsize=16)
+def _context(login: Login) -> ssl.SSLContext:
+    """Return how to speak TLS; read once for all connections."""
+    context = ssl.create_default_context(cafile=login.ca_certs)
+    if not login.validate_certs:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if login.client_cert_file:
+        context.load_cert_chain(login.client_cert_file, login.client_key_file)
+    return context
+
+
 def _packed(command: Command) -> bytes:
-    """Return a command as it goes over the wire: the driver's own way takes longer than the servers need for a key."""
-    if hiredis is not None:
-        return hiredis.pack_command(tuple(command))
+    """Return a command as it goes over the wire."""
+    if pack_command is not None:
+        return pack_command(tuple(command))
     parts = [b"*%d\r\n" % len(command)]
     for part in command:
         value = part if isinstance(part, bytes) else str(part).encode()
         parts.append(b"$%d\r\n%b\r\n" % (len(value), value))
     return b"".join(parts)
-
-
-def _chain(error: BaseException | None) -> t.Iterator[BaseException]:
-    for _depth in range(10):
-        if error is None:
-            return
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _reply(error: redis.exceptions.RedisError) -> str:
-    """Return the answer as the server sent it: the driver takes the first word off of those it knows."""
-    import redis.exceptions
-
-    text = " ".join(str(error).split())
-    words = {
-        redis.exceptions.NoPermissionError: "NOPERM",
-        redis.exceptions.ReadOnlyError: "READONLY",
-        redis.exceptions.ClusterDownError: "CLUSTERDOWN",
-        redis.exceptions.AskError: "ASK",
-        redis.exceptions.MovedError: "MOVED",
-        redis.exceptions.TryAgainError: "TRYAGAIN",
-        redis.exceptions.BusyLoadingError: "LOADING",
-    }
-    for kind, word in words.items():
-        if isinstance(error, kind) and not text.startswith(word):
-            return f"{word} {text}"
-    return text
 
 
 def _text(answer: t.Any) -> t.Any:

@@ -97,21 +97,24 @@ class Slots:
 def slots_of(seen: t.Mapping[str, Seen]) -> Slots:
     """Return who owns what; names are those of the nodes, ids stay where a member is not declared."""
     names = {one.me.id: name for name, one in seen.items() if one.view is not None}
-    claims: dict[int, list[str]] = {}
+    owners: dict[int, str] = {}
+    disputed: dict[int, tuple[str, ...]] = {}
     migrating: dict[int, dict[str, str]] = {}
     importing: dict[int, dict[str, str]] = {}
     for name, one in seen.items():
         if one.view is None:
             continue
-        for slot in one.me.slots:
-            claims.setdefault(slot, []).append(name)
+        # most often nobody else says so too, and whole sets are quicker than their slots
+        for slot in owners.keys() & one.me.slots if owners else ():
+            disputed[slot] = (*disputed.get(slot, (owners[slot],)), name)
+        owners.update(dict.fromkeys(one.me.slots, name))
         for slot, other in one.me.migrating.items():
             migrating.setdefault(slot, {})[name] = names.get(other, other)
         for slot, other in one.me.importing.items():
             importing.setdefault(slot, {})[name] = names.get(other, other)
     return Slots(
-        owners={slot: found[0] for slot, found in claims.items() if len(found) == 1},
-        disputed={slot: tuple(sorted(found)) for slot, found in claims.items() if len(found) > 1},
+        owners={slot: name for slot, name in owners.items() if slot not in disputed} if disputed else owners,
+        disputed={slot: tuple(sorted(found)) for slot, found in disputed.items()},
         migrating=migrating,
         importing=importing,
     )

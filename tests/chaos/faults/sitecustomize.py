@@ -4,9 +4,9 @@
 """Stop a run at one exact point of its work, so that a fault can be made there.
 
 Python imports this by itself in every process that has this directory in PYTHONPATH. ``HEADROOM_FAULT`` names a directory with
-``point.json``: ``pattern``, bytes of a command to a Redis server, or ``journal`` for a line that has reached the journal; ``nth``
-occurrence; ``when``, ``before`` or ``after`` the command is sent; ``to``, the addresses that count, all when empty. There the
-process writes ``reached`` and stands still until ``go`` appears.
+``point.json``: ``pattern``, bytes of a command to a Redis server, ``journal`` for what has reached the disk of the journal, or
+``journal line`` for a line that was written to it; ``nth`` occurrence; ``when``, ``before`` or ``after`` the command is sent;
+``to``, the addresses that count, all when empty. There the process writes ``reached`` and stands still until ``go`` appears.
 
 With ``driver`` ``psycopg`` the pattern is a regular expression for a statement to a PostgreSQL server and its parameters, and
 ``after`` is when the server has answered.
@@ -24,7 +24,7 @@ import time
 import typing as t
 
 PATIENCE_S = 120
-CONNECTION = "redis.asyncio.connection"
+WIRE = "ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.wire"
 CURSOR = "psycopg.cursor_async"
 
 
@@ -61,21 +61,23 @@ class Point:
 
 
 def watch_journal(point: Point) -> None:
-    """Stop after a line of the journal is on the disk."""
-    fsync = os.fsync
+    """Stop after a line of the journal was written, or is on the disk."""
+    name = "write" if point.pattern.endswith("line") else "fsync"
+    call = getattr(os, name)
 
-    def watched(handle: int) -> None:
-        fsync(handle)
+    def watched(*given: t.Any) -> t.Any:
+        result = call(*given)
         if sys._getframe(1).f_code.co_filename.endswith("journal.py"):
             point.passes()
+        return result
 
-    os.fsync = watched
+    setattr(os, name, watched)
 
 
 class Commands(importlib.abc.MetaPathFinder):
     """Stops at a command, by wrapping the driver's way to send one when it is imported."""
 
-    module = CONNECTION
+    module = WIRE
 
     def __init__(self, point: Point) -> None:
         """Take the point."""
@@ -88,23 +90,40 @@ class Commands(importlib.abc.MetaPathFinder):
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         load = spec.loader.exec_module
-        spec.loader.exec_module = lambda module: (load(module), self.wrap(module))
+
+        def loaded(module: t.Any) -> None:
+            load(module)
+            # the loader of an archive serves its other modules too
+            if module.__name__ == self.module:
+                self.wrap(module)
+
+        spec.loader.exec_module = loaded
         return spec
 
     def wrap(self, module: t.Any) -> None:
         """Put the point around every command."""
-        send, point = module.AbstractConnection.send_packed_command, self.point
+        exchange, point = module.Wire.exchange, self.point
 
-        async def watched(connection: t.Any, command: t.Any, *rest: t.Any, **named: t.Any) -> None:
-            data = b"".join(command) if isinstance(command, list) else bytes(command)
-            counts = point.counts(data, f"{connection.host}:{connection.port}")
+        async def watched(wire: t.Any, data: bytes, count: int, limit_s: float) -> t.Any:
+            host, port = wire._transport.get_extra_info("peername")[:2] if wire._transport else ("", 0)
+            address = f"{host}:{port}"
+            counts = point.counts(data, address)
             if counts and point.when == "before":
-                point.passes(f"{connection.host}:{connection.port}")
-            await send(connection, command, *rest, **named)
-            if counts and point.when == "after":
-                point.passes(f"{connection.host}:{connection.port}")
+                point.passes(address)
+            receive = wire.receive
 
-        module.AbstractConnection.send_packed_command = watched
+            async def sent(*given: t.Any) -> t.Any:
+                if counts and point.when == "after":
+                    point.passes(address)
+                return await receive(*given)
+
+            wire.receive = sent
+            try:
+                return await exchange(wire, data, count, limit_s)
+            finally:
+                del wire.receive
+
+        module.Wire.exchange = watched
 
 
 class Statements(Commands):
@@ -135,7 +154,7 @@ class Statements(Commands):
 
 if os.environ.get("HEADROOM_FAULT"):
     _point = Point(os.environ["HEADROOM_FAULT"])
-    if _point.pattern == "journal":
+    if _point.pattern.startswith("journal"):
         watch_journal(_point)
     else:
         sys.meta_path.insert(0, Statements(_point) if _point.driver == "psycopg" else Commands(_point))

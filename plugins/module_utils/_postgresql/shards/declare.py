@@ -525,7 +525,7 @@ def _check_leaving(wanted: Wanted, observed: Observed, known: ShardMap | None, g
     moves = sorted({str(move["id"]): move for seen in observed.values() for move in seen.moves}.items())
     for _id, move in moves:
         name = f"{move['group_name']}/{move['bucket']}"
-        if move["state"] == "switched" and move["group_name"] in grown:
+        if move["state"] == "switched" and move["group_name"] in grown and move["source"] != move["target"]:
             fail(
                 f"bucket {name} has moved from {move['source']} to {move['target']} and can still be taken back, "
                 "to where a new table of its group would not follow. "
@@ -534,9 +534,13 @@ def _check_leaving(wanted: Wanted, observed: Observed, known: ShardMap | None, g
                 move=move["id"],
             )
         if move["group_name"] in grown or leaving & {move["source"], move["target"]}:
+            what = (
+                f"is being split on {move['source']}"
+                if move["source"] == move["target"]
+                else f"is on its way from {move['source']} to {move['target']}"
+            )
             fail(
-                f"bucket {name} is on its way from {move['source']} to {move['target']} ({move['state']}). "
-                "Finish, revert or clean that move first.",
+                f"bucket {name} {what} ({move['state']}). Rebalance first, which finishes it or takes it back.",
                 "move_in_flight",
                 move=move["id"],
             )

@@ -65,6 +65,8 @@ UNION ALL SELECT 'subscription', subname, NULL FROM pg_subscription
 UNION ALL SELECT 'slot', slot_name, NULL FROM pg_replication_slots
   WHERE database = current_database() AND starts_with(slot_name, %(prefix)s)
 UNION ALL SELECT 'publication', pubname, NULL FROM pg_publication WHERE starts_with(pubname, %(prefix)s)
+UNION ALL SELECT 'log', relname, NULL FROM pg_class
+  WHERE relnamespace = to_regnamespace('headroom') AND relkind = 'r' AND starts_with(relname, %(prefix)s)
 """
 _MOVES_SQL = """
 SELECT id, plan_id, group_name, bucket, source, target, state, step, detail, bytes_total, bytes_done, rows, error,
@@ -425,6 +427,7 @@ def _move(row: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     return {
         "id": row["id"],
         "bucket": bucket_name((row["group_name"], row["bucket"])),
+        "parts": _parts(row),
         "source": row["source"],
         "target": row["target"],
         "state": row["state"],
@@ -435,6 +438,11 @@ def _move(row: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         "retire_in_s": row["retire_in_s"],
         "error": row["error"],
     }
+
+
+def _parts(row: t.Mapping[str, t.Any]) -> list[int]:
+    """Return the numbers of the buckets that a split makes, none for a move."""
+    return [one["number"] for one in (row.get("detail") or {}).get("parts", ())]
 
 
 def _orphans(views: t.Mapping[str, _View], moves: t.Mapping[str, t.Mapping[str, t.Any]]) -> list[dict[str, t.Any]]:
@@ -456,7 +464,9 @@ def _orphans(views: t.Mapping[str, _View], moves: t.Mapping[str, t.Mapping[str, 
             for leaf, kind in left.items():
                 matched = SUFFIX.search(leaf)
                 owned = any(
-                    (move["group_name"], move["bucket"]) == (group, int(matched[1]) if matched else None)
+                    move["group_name"] == group
+                    and matched is not None
+                    and int(matched[1]) in (move["bucket"], *_parts(move))
                     and name in (move["source"], move["target"])
                     for move in moves.values()
                 )
@@ -474,7 +484,7 @@ def _summary(result: t.Mapping[str, t.Any]) -> str:
     ]
     if result["imbalance"] is not None:
         parts.append(f"the fullest is {result['imbalance']:+.0%} off its fair share")
-    done = sum(one["state"] == "switched" for one in result["moves"])
+    done = sum(one["state"] == "switched" and not one["parts"] for one in result["moves"])
     for count, word, rest in (
         (len(result["moves"]) - done, "move", " on the way"),
         (done, "move", " that can be taken back"),

@@ -31,6 +31,8 @@ APPLICATION_NAME = "headroom_shards"
 _SETTINGS = {
     "search_path": "pg_catalog",
     "datestyle": "ISO, YMD",
+    # numbers come out as they are, whatever the database's own setting
+    "extra_float_digits": "3",
     "client_min_messages": "warning",
     "statement_timeout": "0",
     "lock_timeout": "0",

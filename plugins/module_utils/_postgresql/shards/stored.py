@@ -73,10 +73,21 @@ def route(shard_map: ShardMap, group: str, key: t.Any) -> dict[str, t.Any]:
 
 
 def _bucket(at: str, strategy: str, key_type: str, entry: t.Any) -> tuple[Bucket, Placement]:
+    bucket = bucket_from(at, strategy, key_type, entry)
+    epoch = entry.get("epoch")
+    check(f"{at}.epoch", epoch, is_whole(epoch) and epoch >= 0, "a number that is not negative is needed.")
+    return bucket, Placement(str(entry.get("shard")), epoch)
+
+
+def bucket_from(at: str, strategy: str, key_type: str, entry: t.Any) -> Bucket:
+    """Return the bucket that :meth:`Bucket.as_dict` wrote.
+
+    :param at: the option that it is, for the sentence of an error.
+    :raises OptionError: when it is none.
+    """
     check(at, entry, isinstance(entry, t.Mapping), "number, shard and epoch are needed.")
-    for name in ("number", "epoch"):
-        value = entry.get(name)
-        check(f"{at}.{name}", value, is_whole(value) and value >= 0, "a number that is not negative is needed.")
+    number = entry.get("number")
+    check(f"{at}.number", number, is_whole(number) and number >= 0, "a number that is not negative is needed.")
     bounds: dict[str, Key] = {}
     if strategy == "range":
         given = {name: entry[name] for name in ("lower", "upper") if entry.get(name) is not None}
@@ -86,7 +97,7 @@ def _bucket(at: str, strategy: str, key_type: str, entry: t.Any) -> tuple[Bucket
         values = entry.get("tenants")
         check(f"{at}.tenants", values, isinstance(values, list) and bool(values), "at least one tenant is needed.")
         tenants = tuple(key_option(f"{at}.tenants[{index}]", key_type, value) for index, value in enumerate(values))
-    return Bucket(entry["number"], **bounds, tenants=tenants), Placement(str(entry.get("shard")), entry["epoch"])
+    return Bucket(number, **bounds, tenants=tenants)
 
 
 def _check_whole(option: str, group: Group) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from ..._common.errors import HeadroomError
 from ..client import Command, NodeError, ServerError
-from ..model import format_slots, parse_view, ranges
+from ..model import SLOTS, format_slots, parse_view, ranges
 from ..observe import Fleet
 from ..state import Seen
 from .guard import Guard, Limits, Progress
@@ -28,6 +28,8 @@ from .migrate import count_keys
 from .plan import Move
 
 ATTEMPTS = 3
+# of one job: it begins with a fork and ends with a pause, so that many small ones take longer, and one that fails begins anew
+JOB_BYTES = 256 * 1024 * 1024
 POLL_S = 0.05
 # a job that says nothing new for so long, and for as long as its data may take, is cancelled
 STALL_S = 60.0
@@ -62,8 +64,6 @@ class Dialect:
     ended: frozenset[str]
     # states in which the slots change hands any moment: one cancelled in between could lose writes
     handing_over: frozenset[str]
-    # whether a node takes part in one job at a time
-    exclusive: bool
 
     def start(self, slots: t.Iterable[int], target_id: str) -> Command:
         """Return the command that begins a job."""
@@ -109,7 +109,6 @@ VALKEY = Dialect(
     fields=("name", "slot_ranges", "source_node", "target_node", "message", "EXPORT"),
     ended=frozenset({"success", "failed", "cancelled"}),
     handing_over=frozenset({"failover-paused", "failover-granted"}),
-    exclusive=False,
 )
 REDIS = Dialect(
     command="cluster|migration",
@@ -119,7 +118,6 @@ REDIS = Dialect(
     # one that failed is tried again by the target itself
     ended=frozenset({"completed", "canceled"}),
     handing_over=frozenset({"streaming-buffer", "wait-stream-eof", "takeover"}),
-    exclusive=True,
 )
 
 
@@ -242,7 +240,7 @@ class Left:
 
 
 class Atomic:
-    """Moves slots with jobs: one at a time on each source, the sources side by side."""
+    """Moves slots with jobs: one at a time on each source and each target, pairs that share neither side by side."""
 
     def __init__(
         self,
@@ -278,27 +276,29 @@ class Atomic:
             sources.setdefault(move.source, {}).setdefault(move.target, []).append(move.slot)
         names = {name for move in moves for name in (move.source, move.target)}
         self._turns = {name: asyncio.Lock() for name in names}
-        # how many jobs one target takes at the same time
-        beside = {name: sum(name in targets for targets in sources.values()) for name in names}
-        await self.guard.run(
-            names, [self._work(source, targets, beside) for source, targets in sorted(sources.items())]
-        )
+        workers = []
+        for turn, (source, targets) in enumerate(sorted(sources.items())):
+            order = sorted(targets)
+            # each source begins with another target
+            order = order[turn % len(order) :] + order[: turn % len(order)]
+            workers.append(self._work(source, {target: targets[target] for target in order}))
+        await self.guard.run(names, workers)
         if self.left:
             await quiet(
                 self.fleet, {name: self.known[name] for left in self.left for name in (left.source, left.target)}, {}
             )
         return self.left
 
-    async def _work(self, source: str, targets: t.Mapping[str, t.Sequence[int]], beside: t.Mapping[str, int]) -> None:
+    async def _work(self, source: str, targets: t.Mapping[str, t.Sequence[int]]) -> None:
         try:
-            for target, slots in sorted(targets.items()):
-                await self._move(source, target, slots, max(1, self.limits.max_slots_per_target // beside[target]))
+            for target, slots in targets.items():
+                await self._move(source, target, slots)
         except BaseException as error:
             self.guard.fail(error)
             if not isinstance(error, Exception):
                 raise
 
-    async def _move(self, source: str, target: str, slots: t.Sequence[int], most_target: int) -> None:
+    async def _move(self, source: str, target: str, slots: t.Sequence[int]) -> None:
         dialect = self.known[source]
         if dialect is None:
             raise ValueError(f"{source} has no atomic migration")
@@ -306,20 +306,18 @@ class Atomic:
         counts = {slot: held[slot].get(source, 0) for slot in slots}
         each = self.bytes_per_key.get(source, 1.0)
         sizes = {slot: count * each for slot, count in counts.items()}
-        if dialect.exclusive:
-            most_target = self.limits.max_slots_per_target
-        most = min(self.limits.max_slots_per_source, most_target)
+        most = min(self.limits.max_slots_per_source or SLOTS, self.limits.max_slots_per_target or SLOTS)
         # where there is a rate, a job is what may pass in a second
-        jobs = parts(slots, sizes, most, self.limits.max_rate_bytes_s or float("inf"))
+        jobs = parts(slots, sizes, most, min(JOB_BYTES, self.limits.max_rate_bytes_s or JOB_BYTES))
         for at, part in enumerate(jobs):
             size = sum(sizes[slot] for slot in part)
             await self.guard.pace(int(size))
-            if self.guard.failed or (self.deadline_s is not None and time.monotonic() >= self.deadline_s):
-                return
             async with contextlib.AsyncExitStack() as turns:
-                if dialect.exclusive:
-                    for name in sorted((source, target)):
-                        await turns.enter_async_context(self._turns[name])
+                # of several jobs at once each takes the longer, and clients wait for all
+                for name in sorted((source, target)):
+                    await turns.enter_async_context(self._turns[name])
+                if self.guard.failed or (self.deadline_s is not None and time.monotonic() >= self.deadline_s):
+                    return
                 left, reason = await self._job(dialect, source, target, part, counts, size)
             if left:
                 rest = [slot for later in jobs[at + 1 :] for slot in later]

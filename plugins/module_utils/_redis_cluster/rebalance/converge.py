@@ -47,8 +47,8 @@ def rebalance_spec() -> ArgumentSpec:
             "sample_s": {"type": "float", "default": 5.0},
             "threshold": {"type": "float"},
             "max_moves": {"type": "int"},
-            "max_slots_per_source": {"type": "int", "default": 128},
-            "max_slots_per_target": {"type": "int", "default": 384},
+            "max_slots_per_source": {"type": "int"},
+            "max_slots_per_target": {"type": "int"},
             "max_keys_per_migrate": {"type": "int", "default": 100, "no_log": False},
             "mechanism": {"type": "str", "choices": list(mechanism.MECHANISMS), "default": "auto"},
             "max_rate_bytes_s": {"type": "int", "default": 0},
@@ -105,8 +105,9 @@ def parse_options(params: t.Mapping[str, t.Any]) -> Options:
     _number(params, "sample_s", 0.1, 3600, "seconds")
     if params["threshold"] is not None:
         _number(params, "threshold", 0, 1, "a fraction")
-    _number(params, "max_slots_per_source", 1, 16384, "slots")
-    _number(params, "max_slots_per_target", 1, 16384, "slots")
+    for option in ("max_slots_per_source", "max_slots_per_target"):
+        if params[option] is not None:
+            _number(params, option, 1, 16384, "slots")
     _number(params, "max_keys_per_migrate", 1, 10000, "keys")
     _number(params, "max_rate_bytes_s", 0, 1 << 50, "bytes per second, 0 for no limit,")
     _number(params, "max_latency_ms", 0, 60000, "milliseconds, 0 for no limit,")

@@ -19,8 +19,9 @@ from ..observe import Fleet
 class Limits:
     """How fast slots may move. Bytes and seconds as the names say; 0 is no limit."""
 
-    max_slots_per_source: int = 128
-    max_slots_per_target: int = 384
+    # None: what each mechanism thinks fit
+    max_slots_per_source: int | None = None
+    max_slots_per_target: int | None = None
     max_keys_per_migrate: int = 100
     max_bytes_per_migrate: int = 65536
     max_rate_bytes_s: int = 0

@@ -35,7 +35,7 @@ class Record:
 
 
 class Journal:
-    """Appends events and makes sure that they are on the disk before what they announce is done."""
+    """Appends events; a plan, and how it ended, are on the disk before anything else happens."""
 
     def __init__(self, path: str) -> None:
         """Take the path; the file and its directory are made with the first event, for their owner alone."""
@@ -78,16 +78,16 @@ class Journal:
             raise self._unwritable(error) from error
 
     def done(self, slots: t.Iterable[int]) -> None:
-        """Note that slots have arrived."""
-        self._note({"done": sorted(slots)})
+        """Note that slots have arrived. Should the note get lost, the next run sees them at their target."""
+        self._note({"done": sorted(slots)}, durable=False)
 
     def finish(self, state: str) -> None:
         """Note how it ended: ``balanced``, ``reverted`` or ``stopped``."""
         self._note({"state": state})
 
-    def _note(self, event: t.Mapping[str, t.Any]) -> None:
+    def _note(self, event: t.Mapping[str, t.Any], durable: bool = True) -> None:
         try:
-            self._append(self.path, event)
+            self._append(self.path, event, durable=durable)
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -98,11 +98,12 @@ class Journal:
         )
 
     @staticmethod
-    def _append(path: str, event: t.Mapping[str, t.Any], flags: int = os.O_APPEND) -> None:
+    def _append(path: str, event: t.Mapping[str, t.Any], flags: int = os.O_APPEND, durable: bool = True) -> None:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | flags, 0o600)
         try:
             os.write(handle, (json.dumps(event, separators=(",", ":")) + "\n").encode())
-            os.fsync(handle)
+            if durable:
+                os.fsync(handle)
         finally:
             os.close(handle)
 

@@ -23,9 +23,16 @@ from .plan import Move
 
 # a MIGRATE blocks its source until the target has answered, so its size is what live commands wait for
 KEYS_PER_LOOK = 1000
+# asked for at once: live commands wait for all of them
+SLOTS_PER_LOOK = 8
+# open at the same time, unless an option says otherwise; a client that asks for a key of one is sent on, and waits longer
+SLOTS_PER_SOURCE = 96
+SLOTS_PER_TARGET = 96
 MIGRATE_TIMEOUT_S = 10.0
-# of one node, as source and as target: more would only queue in front of live commands
-MIGRATES_AT_ONCE = 2
+# a source can do but one at a time: a second one would only queue in front of live commands
+GIVING_AT_ONCE = 1
+# a target works for a fifth of the time that its source waits
+TAKING_AT_ONCE = 2
 ATTEMPTS = 5
 # Valkey answers a SETSLOT once its replicas have it and it is on the disk
 SETSLOT_S = 0.1
@@ -62,8 +69,8 @@ class Migration:
         self.deadline_s = deadline_s
         self.progress = progress if progress is not None else Progress()
         self.guard = Guard(fleet, limits, self.progress)
-        self._giving = {name: asyncio.Semaphore(MIGRATES_AT_ONCE) for name in ids}
-        self._taking = {name: asyncio.Semaphore(MIGRATES_AT_ONCE) for name in ids}
+        self._giving = {name: asyncio.Semaphore(GIVING_AT_ONCE) for name in ids}
+        self._taking = {name: asyncio.Semaphore(TAKING_AT_ONCE) for name in ids}
 
     async def run(self, moves: t.Sequence[Move]) -> None:
         """Move the slots, the pairs side by side. Where one pair fails the others stop at their next slots.
@@ -87,8 +94,8 @@ class Migration:
         """Return how many slots one of a pair's two workers may have open, so that its nodes keep within their limits."""
         beside_source = sum(1 for pair in pairs if pair[0] == source)
         beside_target = sum(1 for pair in pairs if pair[1] == target)
-        here = self.limits.max_slots_per_source // beside_source
-        there = self.limits.max_slots_per_target // beside_target
+        here = (self.limits.max_slots_per_source or SLOTS_PER_SOURCE) // beside_source
+        there = (self.limits.max_slots_per_target or SLOTS_PER_TARGET) // beside_target
         return max(1, min(here, there) // 2)
 
     async def _work(self, source: str, target: str, slots: list[int], batch: int, purpose: str) -> None:
@@ -118,8 +125,13 @@ class Migration:
         pending = list(slots)
         failures = 0
         while pending:
-            looks = [("CLUSTER", "GETKEYSINSLOT", slot, KEYS_PER_LOOK) for slot in pending]
-            found = await client.pipeline(looks, raw=True)
+            found: list[t.Any] = []
+            for first in range(0, len(pending), SLOTS_PER_LOOK):
+                looks = [
+                    ("CLUSTER", "GETKEYSINSLOT", slot, KEYS_PER_LOOK)
+                    for slot in pending[first : first + SLOTS_PER_LOOK]
+                ]
+                found += await client.pipeline(looks, raw=True)
             _raise_first(found)
             batches = self._batches(source, target, found)
             for arguments, count, size in batches:

@@ -107,9 +107,7 @@ def plan(
         raise ValueError(f"no weight for {', '.join(strangers)}")
     if not sum(weights.values()) > 0:
         raise ValueError("all weights are 0")
-    slots: dict[str, list[int]] = {name: [] for name in weights}
-    for slot in sorted(owners):
-        slots[owners[slot]].append(slot)
+    slots = _by_owner(owners, weights)
     by_slots = loads is None or not sum(loads.values()) > 0
     cost = dict.fromkeys(owners, 1.0) if by_slots else {slot: float((loads or {}).get(slot, 0.0)) for slot in owners}
     if by_slots:
@@ -127,16 +125,20 @@ def plan(
     if max_moves is not None and len(moves) > max_moves:
         left_out.append(f"{len(moves) - max_moves} of {len(moves)} slots stay, since max_moves is {max_moves}.")
         moves = moves[:max_moves]
-    after: dict[str, list[int]] = {name: list(found) for name, found in slots.items()}
-    for move in moves:
-        after[move.source].remove(move.slot)
-        after[move.target].append(move.slot)
-    shares = _shares(after, cost, wanted)
+    shares = _shares(_by_owner({**owners, **{move.slot: move.target for move in moves}}, weights), cost, wanted)
     if not moves:
         left_out.append(
             "No slot can move so that the balance gets better: single slots carry more than the difference."
         )
     return Plan(tuple(moves), before, shares, tuple(left_out))
+
+
+def _by_owner(owners: t.Mapping[int, str], names: t.Iterable[str]) -> dict[str, list[int]]:
+    """Return name to its slots, in order."""
+    slots: dict[str, list[int]] = {name: [] for name in names}
+    for slot in sorted(owners):
+        slots[owners[slot]].append(slot)
+    return slots
 
 
 def _shares(

@@ -230,6 +230,7 @@ def test_fifty_silent_nodes_take_as_long_as_one() -> None:
     with server(silent) as port:
         begun = time.monotonic()
         specs = [NodeSpec(f"pg{number}", "127.0.0.1", port) for number in range(50)]
-        seen = observe.observe(specs, observe.Look(Login(), 0.8))
+        seen = observe.observe(specs, observe.Look(Login(), 2.0))
     assert {facts.fault.code for facts in seen.values() if facts.fault} == {"no_response"}
-    assert time.monotonic() - begun < 2.0
+    # one after the other they would take 100 s
+    assert time.monotonic() - begun < 20

@@ -211,6 +211,21 @@ def test_orphans_are_what_no_open_move_owns() -> None:
     assert "orphan on s1: slot headroom_m10_copy" in result["table"]
 
 
+def test_objects_and_parts_of_a_split_on_its_way_are_no_orphans() -> None:
+    split = {**MOVE, "bucket": 1, "source": "s1", "target": "s1", "detail": {"parts": [{"number": 3}, {"number": 4}]}}
+    objects = [thing("log", "headroom_m1_0"), thing("log", "headroom_m2_0")]
+    relation = Relation(
+        "public.a", "partitioned", (Column("id", "bigint"),), strays=("public.a_b3", "public.a_b4", "public.a_b5")
+    )
+    result = report(views(s1={"objects": objects, "moves": [{**split, "state": "switched"}], "relation": relation}))
+    assert [(one["kind"], one["name"]) for one in result["orphans"]] == [
+        ("detached_leaf", "public.a_b5"),
+        ("log", "headroom_m2_0"),
+    ]
+    assert result["moves"][0]["parts"] == [3, 4]
+    assert ", 1 move on the way" in result["summary"]["text"]
+
+
 def test_no_map_is_said_and_no_failure() -> None:
     found = {"s1": info._View(Seen(MEMBERS[0], 170004, {}, "s1"), FIGURES, {}, [], [])}
     result = report(found)

@@ -16,20 +16,24 @@ from dataclasses import dataclass, field, replace
 
 from ...._common.errors import HeadroomError, OptionError
 from ...health.model import format_bytes
+from ..divide import preflight as divide_preflight
+from ..divide.divider import Divider
+from ..divide.model import check_parts, parts_from, with_parts
 from ..keys import Key, parse_key
 from ..members import Lock, Members
-from ..model import BucketId, ShardMap, Usage, bucket_name
+from ..model import BucketId, Group, Placement, ShardMap, Usage, bucket_name
 from ..observed import Observed
 from ..plan import Limits, Plan, Share, imbalance, plan, plan_id
 from ..plan import Move as PlannedMove
 from ..read import observe, require_primaries
 from ..routers import Change, repoint
+from ..split import Split
 from ..usage import measure
 from . import preflight
 from .copy import Rate
 from .guard import Guard
 from .journal import Journal
-from .model import BEFORE_SWITCH, Move
+from .model import BEFORE_SWITCH, OPEN_STATES, Move, move_from, newest
 from .mover import Context, Mover, Settings
 from .options import Options
 from .orphans import Orphan, find_orphans, remove_orphans
@@ -42,6 +46,10 @@ _PLACE_SQL = """
 UPDATE headroom.bucket SET shard = %s, epoch = %s WHERE group_name = %s AND number = %s AND epoch < %s
 """
 _EPOCH_SQL = "UPDATE headroom.cluster SET epoch = greatest(epoch, %s)"
+# undefined table, undefined schema
+_NO_TABLE = ("42P01", "3F000")
+# what a plan leaves out that splits do not change
+_OF_SPLITS = ("not_isolated", "too_large", "read_only")
 Shares = tuple[Share, ...]
 
 
@@ -61,6 +69,10 @@ class _Seen:
     usage: dict[BucketId, Usage] = field(default_factory=dict)
     in_grace: dict[BucketId, Move] = field(default_factory=dict)
     in_flight: dict[BucketId, Move] = field(default_factory=dict)
+    # those that have not ended, which nothing can follow but their end
+    splits: dict[BucketId, Move] = field(default_factory=dict)
+    # the map before the splits of this run
+    map_before: ShardMap | None = None
 
 
 class _Run:
@@ -70,6 +82,7 @@ class _Run:
         self.guard = Guard(options.max_rate_bytes_s)
         self.busy: list[Move] = []
         self.done: list[dict[str, t.Any]] = []
+        self.divided: list[dict[str, t.Any]] = []
         self.recovered: list[dict[str, t.Any]] = []
         self.removed: list[Orphan] = []
         self.routing = asyncio.Lock()
@@ -88,6 +101,7 @@ class _Run:
                 return await self._foretell(seen)
             async with contextlib.AsyncExitStack() as held:
                 self.lock = await self._take_lock(held)
+                await self._end_doubts()
                 seen = await self._look()
                 self.context = self._context(seen)
                 shown = asyncio.ensure_future(self._show())
@@ -121,6 +135,21 @@ class _Run:
             return await self._clean()
         return await self._balance(await self._look())
 
+    async def _end_doubts(self) -> None:
+        """End what the switch of a split has left prepared: it holds the locks of tables that are about to be looked at."""
+        try:
+            rows = newest(await self.journal.rows(OPEN_STATES))
+        except HeadroomError as error:
+            if error.facts.get("sqlstate") in _NO_TABLE:
+                # a look at the members says what is missing
+                return
+            raise
+        for row in rows.values():
+            # of its group the name is enough for this
+            move = move_from(row, {row["group_name"]: Group(row["group_name"], "range", "bigint", (), ())})
+            if move.is_split and await resolve(self.members, move):
+                self.changed = True
+
     # --- observe
 
     async def _look(self) -> _Seen:
@@ -135,7 +164,10 @@ class _Run:
         groups = {group.name: group for group in shard_map.groups}
         seen = _Seen(observed, shard_map)
         for move in await self.journal.open_moves(groups):
-            (seen.in_grace if move.state == "switched" else seen.in_flight)[move.bucket_id] = move
+            if move.is_split:
+                seen.splits[move.bucket_id] = move
+            else:
+                (seen.in_grace if move.state == "switched" else seen.in_flight)[move.bucket_id] = move
         return seen
 
     def _check_members(self, observed: Observed, shard_map: ShardMap) -> None:
@@ -172,8 +204,11 @@ class _Run:
 
     # --- plan
 
-    async def _plan(self, seen: _Seen) -> tuple[Plan, list[str]]:
-        """Return what is to be done, and what is not, a sentence each."""
+    async def _plan(self, seen: _Seen, may_split: bool = True) -> tuple[Plan, list[str]]:
+        """Return what is to be done, and what is not, a sentence each.
+
+        A plan that splits does nothing else, since what moves depends on what comes of it.
+        """
         options = self.options
         isolated = self._isolated(seen.map)
         seen.usage = await measure(self.members, seen.map, options.load, options.sample_s, isolated)
@@ -186,13 +221,24 @@ class _Run:
         if closed:
             left_out.append(closed)
             made = replace(made, splits=(), moves=(), after=made.before, estimated_s=0.0)
+        splits = _splits(seen, made, may_split, left_out)
+        if splits:
+            left_out = [*(one.text for one in made.left_out if one.code in _OF_SPLITS), *left_out[len(made.left_out) :]]
+            if made.moves:
+                left_out.append("What moves is planned once these buckets are split.")
+            made = replace(
+                made,
+                splits=splits,
+                moves=(),
+                after=_shares(seen, splits=splits),
+                estimated_s=self._split_s(seen, splits),
+            )
+            return replace(made, id=plan_id(seen.map, options.limits, isolated)), left_out
         if made.splits:
-            left_out += [
-                f"Bucket {split.group}/{split.bucket} is not split: this version moves whole buckets only."
-                for split in made.splits
-            ]
             parts = {(split.group, part.number) for split in made.splits for part in split.parts}
-            made = replace(made, moves=tuple(move for move in made.moves if move.bucket not in parts), splits=())
+            moves = tuple(move for move in made.moves if move.bucket not in parts)
+            after = _shares(seen, {move.bucket: move.target for move in moves})
+            made = replace(made, moves=moves, splits=(), after=after)
         waiting = [move for move in made.moves if move.bucket in fixed]
         if waiting:
             left_out += [
@@ -203,6 +249,11 @@ class _Run:
             made = replace(made, moves=tuple(move for move in made.moves if move.bucket not in fixed))
         made = await self._affordable(seen, made, left_out)
         return replace(made, id=plan_id(seen.map, options.limits, isolated)), left_out
+
+    def _split_s(self, seen: _Seen, splits: t.Sequence[Split]) -> float:
+        limits = self.options.limits
+        size_bytes = sum(seen.usage[split.group, split.bucket].size_bytes for split in splits)
+        return len(splits) * limits.move_overhead_s + size_bytes / limits.rate_bytes_s
 
     async def _affordable(self, seen: _Seen, made: Plan, left_out: list[str]) -> Plan:
         """Return the plan without the moves that could not be taken back for want of slots and workers."""
@@ -271,6 +322,7 @@ class _Run:
                 plan_id=now,
             )
         seen.usage = await measure(self.members, seen.map, self.options.load, self.options.sample_s)
+        splits = _given_splits(seen, given, bool(begun), now)
         moves, left_out = [], []
         for entry in given["moves"]:
             bucket = (entry["group"], entry["bucket"])
@@ -289,10 +341,10 @@ class _Run:
         _limits, closed = self._limits()
         if closed:
             left_out.append(closed)
-            moves = []
+            moves, splits = [], ()
         before = _shares(seen)
         targets = {move.bucket: move.target for move in moves}
-        return Plan(given["id"], (), tuple(moves), before, _shares(seen, targets), 0.0, ()), left_out
+        return Plan(given["id"], splits, tuple(moves), before, _shares(seen, targets, splits), 0.0, ()), left_out
 
     # --- move
 
@@ -335,7 +387,8 @@ class _Run:
 
     async def _recover(self, seen: _Seen) -> None:
         """Take up what another run has left, so that each bucket is on one shard and each object belongs to a move that goes on."""
-        moves = [*seen.in_flight.values(), *seen.in_grace.values()]
+        await self.journal.level({group.name: group for group in seen.map.groups})
+        moves = [*seen.splits.values(), *seen.in_flight.values(), *seen.in_grace.values()]
         if not moves:
             return
         # what is in doubt is decided before anything else, since it keeps statements waiting
@@ -346,8 +399,20 @@ class _Run:
             self.context.epoch = max(self.context.epoch, *(move.detail.get("epoch", 0) for move in moves), 0)
         shards = {shard.name: shard for shard in seen.map.shards}
         for move in moves:
-            mover = Mover(self.context, move)
             was = f"{move.state} {move.step}".strip()
+            if move.is_split:
+                divider = Divider(self.context, move)
+                if move.state == "switched":
+                    await divider.settle()
+                    action = "finished"
+                else:
+                    await divider.undo(HeadroomError(f"It was interrupted while {was}.", code="interrupted"))
+                    action = "rolled_back"
+                await self.members.close_all(move.id)
+                self.changed = True
+                self.recovered.append({**_entry(move), "was": was, "action": action})
+                continue
+            mover = Mover(self.context, move)
             if move.state == "switched":
                 if move.step == "detached":
                     continue
@@ -373,6 +438,17 @@ class _Run:
     async def _balance(self, seen: _Seen) -> dict[str, t.Any]:
         options = self.options
         made, left_out = await (self._plan(seen) if options.plan is None else self._given(seen, options.plan))
+        if made.splits:
+            splits, whole = self._split_entries(seen, made.splits), seen.map
+            await self._divide(seen, made)
+            seen = await self._look()
+            seen.map_before = whole
+            seen.usage = await measure(self.members, seen.map, options.load, options.sample_s)
+            if options.plan is None:
+                then, left_out = await self._plan(seen, may_split=False)
+                made = replace(made, moves=then.moves)
+        else:
+            splits = []
         groups = {group.name: group for group in seen.map.groups}
         moves = [
             Move(
@@ -393,7 +469,76 @@ class _Run:
         await self._carry(moves)
         after = await self._look()
         after.usage = await measure(self.members, after.map, options.load, options.sample_s)
-        return self._result(seen, made, left_out, _shares(after), after)
+        return self._result(seen, made, left_out, _shares(after), after, splits)
+
+    def _divisions(self, seen: _Seen, made: Plan) -> list[Move]:
+        """Return the splits of a plan as the journal has them."""
+        groups = {group.name: group for group in seen.map.groups}
+        found = []
+        for split in made.splits:
+            group, shard = groups[split.group], seen.map.placements[split.group, split.bucket].shard
+            found.append(
+                Move(
+                    os.urandom(5).hex(),
+                    group,
+                    split.bucket,
+                    shard,
+                    shard,
+                    plan_id=made.id,
+                    detail={"parts": [part.as_dict(group.strategy) for part in split.parts]},
+                    bytes_total=seen.usage[split.group, split.bucket].size_bytes,
+                )
+            )
+        return found
+
+    async def _check_divisions(self, moves: t.Sequence[Move]) -> None:
+        pairs = [(move, parts_from("parts", move.group, move.detail["parts"])) for move in moves]
+        _require(await divide_preflight.check(self.members, pairs, self.options.bounds.min_free_bytes))
+
+    async def _divide(self, seen: _Seen, made: Plan) -> None:
+        """Split buckets, one after the other."""
+        moves = self._divisions(seen, made)
+        await self._check_divisions(moves)
+        self.total_bytes = sum(move.bytes_total for move in moves)
+        for number, move in enumerate(moves):
+            if number:
+                if self._limits()[1]:
+                    # the window has closed meanwhile
+                    break
+                # the one before has changed the map
+                groups = {group.name: group for group in (await self._look()).map.groups}
+                move.group = groups[move.group.name]
+            self.busy.append(move)
+            self.changed = True
+            began = time.monotonic()
+            await self.journal.write(move)
+            divider = Divider(self.context, move)
+            try:
+                await divider.run()
+            finally:
+                self.busy.remove(move)
+                self.finished_bytes += move.bytes_total
+                await self.members.close_all(move.id)
+                entry = {**_entry(move), "duration_s": round(time.monotonic() - began, 2), "error": move.error}
+                if divider.switched is not None:
+                    entry["switch"] = divider.switched.as_dict()
+                self.divided.append(entry)
+            self._say(f"{move.label}: split into {', '.join(map(str, move.parts))}, {move.rows} rows")
+
+    def _split_entries(self, seen: _Seen, splits: t.Sequence[Split]) -> list[dict[str, t.Any]]:
+        """Return splits as a plan is returned, so that it can be given again."""
+        strategies = {group.name: group.strategy for group in seen.map.groups}
+        return [
+            {
+                "group": split.group,
+                "bucket": split.bucket,
+                "shard": seen.map.placements[split.group, split.bucket].shard,
+                "epoch": seen.map.placements[split.group, split.bucket].epoch,
+                "bytes": seen.usage[split.group, split.bucket].size_bytes,
+                "parts": [part.as_dict(strategies[split.group]) for part in split.parts],
+            }
+            for split in splits
+        ]
 
     async def _preflight(self, moves: t.Sequence[Move], sizes: t.Mapping[str, int]) -> None:
         """Look whether all moves can be done.
@@ -537,7 +682,7 @@ class _Run:
         options = self.options
         would = [
             {**_entry(move), "was": f"{move.state} {move.step}".strip(), "action": _fate(move, options.state)}
-            for move in (*seen.in_flight.values(), *seen.in_grace.values())
+            for move in (*seen.splits.values(), *seen.in_flight.values(), *seen.in_grace.values())
             if not (move.state == "switched" and move.step == "detached")
         ]
         self.recovered = would
@@ -555,6 +700,8 @@ class _Run:
             self.done = [{**_entry(move), "duration_s": None, "error": None} for move in chosen]
             self.changed = bool(chosen or would or self.removed)
             return await self._without_plan(seen)
+        # a run ends these first
+        interrupted, seen.splits = seen.splits, {}
         made, left_out = await (self._plan(seen) if options.plan is None else self._given(seen, options.plan))
         groups = {group.name: group for group in seen.map.groups}
         moves = [
@@ -564,8 +711,13 @@ class _Run:
         if moves:
             sizes = {move.label: move.bytes_total for move in moves}
             await self._preflight(moves, sizes)
-        self.changed = bool(made.moves or would) and options.state != "planned"
-        return self._result(seen, made, left_out, made.after, None)
+        if made.splits:
+            # what an interrupted one has left on its leaf would be refused
+            await self._check_divisions(
+                [one for one in self._divisions(seen, made) if one.bucket_id not in interrupted]
+            )
+        self.changed = bool(made.splits or made.moves or would) and options.state != "planned"
+        return self._result(seen, made, left_out, made.after, None, self._split_entries(seen, made.splits))
 
     async def _without_plan(self, seen: _Seen) -> dict[str, t.Any]:
         seen.usage = await measure(self.members, seen.map, self.options.load, self.options.sample_s)
@@ -574,7 +726,13 @@ class _Run:
         return self._result(seen, nothing, [], shares, seen)
 
     def _result(
-        self, seen: _Seen, made: Plan, left_out: t.Sequence[str], after: Shares, seen_after: _Seen | None
+        self,
+        seen: _Seen,
+        made: Plan,
+        left_out: t.Sequence[str],
+        after: Shares,
+        seen_after: _Seen | None,
+        splits: t.Sequence[dict[str, t.Any]] = (),
     ) -> dict[str, t.Any]:
         before, after_by = made.before, {share.shard: share for share in after}
         moves = [
@@ -594,6 +752,7 @@ class _Run:
             "summary": self._summary(made, left_out),
             "plan": {
                 "id": made.id,
+                "splits": list(splits),
                 "moves": moves,
                 "bytes": made.size_bytes,
                 "estimated_s": round(made.estimated_s, 1),
@@ -616,13 +775,14 @@ class _Run:
             "epoch": (seen_after or seen).map.epoch,
             **self._figures(),
             "diff": {
-                "before": _describe(seen.map, before, {}),
-                "after": _describe((seen_after or seen).map, after, then),
+                "before": _describe(seen.map_before or seen.map, before, {}),
+                "after": _describe(seen_after.map if seen_after else _split_map(seen.map, made.splits), after, then),
             },
         }
 
     def _figures(self) -> dict[str, t.Any]:
         return {
+            "splits": self.divided,
             "moves": sorted(self.done, key=lambda one: (one["group"], one["bucket"])),
             "recovered": self.recovered,
             "orphans": [orphan.as_dict() for orphan in self.removed],
@@ -642,9 +802,18 @@ class _Run:
             ]
             count = planned if self.check_mode else len(moved)
             size = format_bytes(made.size_bytes)
+            cut = len(made.splits) if self.check_mode else sum(one["state"] == "retired" for one in self.divided)
+            if cut:
+                parts.append(
+                    f"{_count(cut, 'bucket')} {'to be' if options.state == 'planned' else would} split".replace(
+                        "  ", " "
+                    )
+                )
             if planned or count:
                 verb = "planned" if options.state == "planned" else f"{would}moved"
                 parts.append(f"{_count(count, 'bucket')}, {size}, {verb}")
+            elif cut:
+                pass
             elif left_out:
                 parts.append("nothing can move")
             elif options.plan is not None:
@@ -694,6 +863,8 @@ def _count(number: int, what: str) -> str:
 
 
 def _fate(move: Move, state: str) -> str:
+    if move.is_split:
+        return "finished" if move.state == "switched" else "rolled_back"
     if move.state == "switched":
         return "finished"
     resumed = move.state in BEFORE_SWITCH[2:] or move.step in ("copied", "indexes")
@@ -725,11 +896,80 @@ def _entry(move: Move) -> dict[str, t.Any]:
         "state": move.state,
         "bytes": move.bytes_done or move.bytes_total,
         "rows": move.rows,
+        **({"parts": list(move.parts)} if move.is_split else {}),
     }
 
 
-def _shares(seen: _Seen, targets: t.Mapping[BucketId, str] | None = None) -> Shares:
-    """Return what each shard carries and should carry."""
+def _splits(seen: _Seen, made: Plan, may_split: bool, left_out: list[str]) -> tuple[Split, ...]:
+    """Return the splits of a plan that can be done now."""
+    chosen = []
+    for split in made.splits:
+        bucket = (split.group, split.bucket)
+        busy = seen.in_grace.get(bucket) or seen.in_flight.get(bucket) or seen.splits.get(bucket)
+        if busy is not None:
+            left_out.append(
+                f"Bucket {bucket_name(bucket)} is not split: its {busy.what}, {busy.id}, has not ended; end what can be taken back "
+                "with state cleaned and retire_now."
+            )
+        elif not may_split:
+            left_out.append(f"Bucket {bucket_name(bucket)} is split by the next run, since this one has split already.")
+        else:
+            chosen.append(split)
+    return tuple(chosen)
+
+
+def _given_splits(seen: _Seen, given: t.Mapping[str, t.Any], begun: bool, now: str) -> tuple[Split, ...]:
+    """Return the splits of a plan that was made before, as far as they have not been carried out."""
+    groups = {group.name: group for group in seen.map.groups}
+    found = []
+    for index, entry in enumerate(given.get("splits") or ()):
+        group, option = groups.get(entry["group"]), f"plan.splits[{index}].parts"
+        bucket = (entry["group"], entry["bucket"])
+        placement = seen.map.placements.get(bucket)
+        parts = parts_from(option, group, entry["parts"]) if group else ()
+        known = {one.number: one for one in group.buckets} if group else {}
+        if begun and placement is None and parts and all(known.get(part.number) == part for part in parts):
+            continue
+        if group is None or placement is None or (placement.shard, placement.epoch) != (entry["shard"], entry["epoch"]):
+            raise HeadroomError(
+                f"Failed to carry out plan {given['id']}: bucket {bucket_name(bucket)} is not on {entry['shard']} since epoch "
+                f"{entry['epoch']} any more. Plan again.",
+                code="plan_drifted",
+                plan_id=now,
+            )
+        check_parts(option, group, entry["bucket"], parts)
+        for other in found:
+            again = {other.bucket, *(one.number for one in other.parts)} & {
+                entry["bucket"],
+                *(one.number for one in parts),
+            }
+            if other.group == entry["group"] and again:
+                raise OptionError(
+                    option, min(again), "another split of the plan has this number too; give each its own."
+                )
+        busy = seen.in_grace.get(bucket)
+        if busy is not None:
+            raise HeadroomError(
+                f"Failed to carry out plan {given['id']}: {busy.what}, {busy.id}, can still be taken back, so bucket "
+                f"{bucket_name(bucket)} cannot be split. End that with state cleaned and retire_now.",
+                code="in_grace",
+            )
+        found.append(Split(entry["group"], entry["bucket"], parts, (1.0 / len(parts),) * len(parts)))
+    return tuple(found)
+
+
+def _split_map(shard_map: ShardMap, splits: t.Sequence[Split]) -> ShardMap:
+    """Return the map with the parts of splits in the place of their buckets."""
+    groups, placements = list(shard_map.groups), dict(shard_map.placements)
+    for split in splits:
+        was = placements.pop((split.group, split.bucket))
+        placements.update({(split.group, part.number): Placement(was.shard, was.epoch) for part in split.parts})
+        groups = [with_parts(one, split.bucket, split.parts) if one.name == split.group else one for one in groups]
+    return replace(shard_map, groups=tuple(groups), placements=placements)
+
+
+def _shares(seen: _Seen, targets: t.Mapping[BucketId, str] | None = None, splits: t.Sequence[Split] = ()) -> Shares:
+    """Return what each shard carries and should carry; splits give it more buckets of the same load."""
     shards = {shard.name: shard for shard in seen.map.shards}
     held: dict[str, list[BucketId]] = {name: [] for name in shards}
     for bucket, placement in seen.map.placements.items():
@@ -741,8 +981,13 @@ def _shares(seen: _Seen, targets: t.Mapping[BucketId, str] | None = None) -> Sha
     for name, shard in shards.items():
         load = sum(seen.usage[bucket].load for bucket in held[name])
         wanted = load if shard.state == "read_only" else total * shard.weight / weight if shard.takes_share else 0.0
+        more = sum(
+            len(split.parts) - 1 for split in splits if seen.map.placements[split.group, split.bucket].shard == name
+        )
         shares.append(
-            Share(name, len(held[name]), sum(seen.usage[bucket].size_bytes for bucket in held[name]), load, wanted)
+            Share(
+                name, len(held[name]) + more, sum(seen.usage[bucket].size_bytes for bucket in held[name]), load, wanted
+            )
         )
     return tuple(shares)
 

@@ -157,6 +157,8 @@ class Copier:
             await self.guard.passes(len(block))
             await writer.write(block)
             self.bytes_done += len(block)
+            # where neither side makes it wait, others would never have their turn
+            await asyncio.sleep(0)
         self.rows += await writer.finish()
         await reader.finish(end=False)
 
@@ -190,18 +192,22 @@ class Wire:
     async def blocks(self) -> t.AsyncIterator[bytes]:
         """Give what the source sends."""
         with self._explained():
-            done = False
+            done = dry = False
             while not done:
                 rows: list[bytes] = []
                 size = 0
                 while size < BLOCK_BYTES:
                     count, row = self.pg.get_copy_data(1)
                     if count > 0:
-                        rows.append(bytes(row))
+                        rows.append(row)
                         size += count
+                        dry = False
                     elif count == 0:
-                        await self._readable()
+                        # mostly there is more already, and waiting for it costs more than reading it
+                        if dry:
+                            await self._readable()
                         self.pg.consume_input()
+                        dry = True
                     else:
                         done = True
                         break

@@ -46,14 +46,14 @@ class Journal:
         move.step = move.step if step is None else step
         move.detail.update(detail)
         move.entry += 1
-        await self.members.each(lambda name: self._write(name, move), move.shards)
+        await self.members.each(lambda name: self.write_on(name, move), move.shards)
 
     async def try_write(self, move: Move, state: str, **detail: t.Any) -> dict[str, HeadroomError]:
         """Record on the shards that can take it, and return the errors of those that cannot."""
         move.state = state
         move.detail.update(detail)
         move.entry += 1
-        done = await self.members.try_each(lambda name: self._write(name, move), move.shards)
+        done = await self.members.try_each(lambda name: self.write_on(name, move), move.shards)
         return {name: error for name, error in done.items() if isinstance(error, HeadroomError)}
 
     async def progress(self, move: Move) -> None:
@@ -83,20 +83,33 @@ class Journal:
             moves.append(move)
         return moves
 
+    async def level(self, groups: t.Mapping[str, Group]) -> None:
+        """Tell a shard of the end of its moves that it did not hear of: it was away when the other one wrote it down."""
+        known = await self._rows()
+        last = newest(row for rows in known.values() for row in rows)
+        for name, rows in known.items():
+            for row in rows:
+                end = last[row["id"]]
+                if row["state"] in OPEN_STATES and end["state"] not in OPEN_STATES and end["group_name"] in groups:
+                    await self.write_on(name, move_from(end, groups))
+
     async def rows(self, states: t.Sequence[str] | None = None) -> list[dict[str, t.Any]]:
         """Return the rows of all shards."""
+        return [row for rows in (await self._rows(states)).values() for row in rows]
+
+    async def _rows(self, states: t.Sequence[str] | None = None) -> dict[str, list[dict[str, t.Any]]]:
         from ..schema import MOVE_STATES
 
         wanted = list(states or MOVE_STATES)
-        done = await self.members.each(
+        return await self.members.each(
             lambda name: self.members.rows(name, _READ_SQL, [wanted], purpose="journal", verb="read the journal of"),
             [one.name for one in self.members.shards],
         )
-        return [row for rows in done.values() for row in rows]
 
-    async def _write(self, name: str, move: Move) -> None:
+    async def write_on(self, name: str, move: Move) -> None:
+        """Record on one member where a move stands."""
         await self.members.rows(
-            name, _WRITE_SQL, record(move), purpose=f"journal {move.id}", verb=f"record move {move.label} on"
+            name, _WRITE_SQL, record(move), purpose=f"journal {move.id}", verb=f"record {move.what} on"
         )
 
 

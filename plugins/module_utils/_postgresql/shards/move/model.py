@@ -86,7 +86,7 @@ class Leaf:
 
 @dataclass
 class Move:
-    """A row of the journal."""
+    """A row of the journal. One with the same shard for source and target is a split: the bucket is cut where it is."""
 
     id: str
     group: Group
@@ -115,8 +115,25 @@ class Move:
         return (self.group.name, self.bucket)
 
     @property
+    def is_split(self) -> bool:
+        """Whether the bucket is cut where it is, into what its detail says."""
+        return self.source == self.target
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """The numbers of the buckets that a split makes."""
+        return tuple(one["number"] for one in self.detail.get("parts", ()))
+
+    @property
+    def what(self) -> str:
+        """What it is in a sentence, as ``move users/7 from a to b``."""
+        return f"{'split' if self.is_split else 'move'} {self.label}"
+
+    @property
     def label(self) -> str:
-        """How it is written, as ``users/7 from a to b``."""
+        """How it is written, as ``users/7 from a to b``, and a split as ``users/7 on a``."""
+        if self.is_split:
+            return f"{bucket_name(self.bucket_id)} on {self.source}"
         return f"{bucket_name(self.bucket_id)} from {self.source} to {self.target}"
 
     @property
@@ -125,9 +142,9 @@ class Move:
         return tuple(Leaf(table, self.bucket) for table in self.group.tables)
 
     @property
-    def shards(self) -> tuple[str, str]:
-        """Both of them."""
-        return (self.source, self.target)
+    def shards(self) -> tuple[str, ...]:
+        """Both of them; the one of a split once."""
+        return (self.source,) if self.is_split else (self.source, self.target)
 
     def ends(self, way: str) -> tuple[str, str]:
         """Return from where and to where rows flow."""

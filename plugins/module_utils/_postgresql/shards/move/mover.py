@@ -83,8 +83,8 @@ class Context:
         return self.epoch
 
 
-class Mover:
-    """Carries one move."""
+class Carrier:
+    """Carries something of the journal to its end: what moves and splits have in common."""
 
     def __init__(self, context: Context, move: Move) -> None:
         """Take the move as the journal has it."""
@@ -92,12 +92,21 @@ class Mover:
         self.members = context.members
         self.journal = context.journal
         self.move = move
-        self.forward = Stream(self.members, context.access, move, FORWARD)
-        self.reverse = Stream(self.members, context.access, move, REVERSE)
         self.switched: Switched | None = None
-        self.verified: Verified | None = None
 
-    # --- onward
+    async def settle(self, finish: bool = True) -> None:
+        """Do what follows the switch.
+
+        :param finish: whether to do the last of it, which waits.
+        """
+        raise NotImplementedError
+
+    async def undo(self, error: HeadroomError) -> None:
+        """Leave nothing of what has not been switched."""
+        raise NotImplementedError
+
+    async def _to_switched(self) -> None:
+        raise NotImplementedError
 
     async def run(self, finish: bool = True) -> None:
         """Carry the move to where it waits for the end of its grace. One that fails before its switch leaves nothing behind.
@@ -122,6 +131,79 @@ class Mover:
                 ) from error
             raise
         await self.settle(finish)
+
+    async def _side_by_side(self, work: t.Sequence[t.Sequence[sql.Composed]]) -> None:
+        """Build indexes, as many at a time as a copy has streams."""
+        move = self.move
+        waiting = list(work)
+
+        async def builder(number: int) -> None:
+            purpose = f"index {move.id} {number}"
+            try:
+                await self._long(
+                    move.target,
+                    "SELECT set_config('maintenance_work_mem', (greatest(262144, (SELECT setting::bigint FROM pg_settings"
+                    " WHERE name = 'maintenance_work_mem')))::text || 'kB', false)",
+                    purpose,
+                )
+                while waiting:
+                    for statement in waiting.pop(0):
+                        await self._long(move.target, statement, purpose)
+            finally:
+                await self.members.close(move.target, purpose)
+
+        count = max(1, min(self.context.settings.streams, len(waiting)))
+        done = await asyncio.gather(*(builder(number) for number in range(count)), return_exceptions=True)
+        for one in done:
+            if isinstance(one, BaseException):
+                raise one
+
+    def _missing(self, leaf: Leaf, shard: str) -> HeadroomError:
+        return HeadroomError(
+            f"Failed to go on with {self.move.what}: {leaf.schema}.{leaf.name} is not on {shard}. Was it dropped by hand?",
+            code="leaf_missing",
+        )
+
+    # --- its end
+
+    async def _forget(self) -> None:
+        """Remove the decisions of a move; no transaction of it is left to be decided."""
+        await self.members.rows(self.move.target, "DELETE FROM headroom.decision WHERE move_id = %s", [self.move.id])
+
+    async def _ddl(self, shard: str, statement: sql.Composed) -> None:
+        """Run statements as one transaction, which waits for a lock for a moment only, and again after a pause."""
+        from psycopg import sql
+
+        deadline = time.monotonic() + DDL_PATIENCE_S
+        limit = sql.SQL("SET LOCAL lock_timeout = {};\n").format(sql.Literal(int(DDL_LOCK_S * 1000)))
+        while True:
+            try:
+                await self._long(shard, limit + statement, f"ddl {self.move.id}")
+                return
+            except HeadroomError as error:
+                if error.facts.get("sqlstate") not in ("55P03", "40P01") or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(DDL_LOCK_S * 2)
+
+    async def _long(self, shard: str, statement: t.Any, purpose: str) -> None:
+        verb = f"{self.move.what}, on"
+        await self.members.rows(shard, statement, timeout_s=LONGEST_S, purpose=purpose, verb=verb)
+
+    def _failed(self, why: str, code: str) -> HeadroomError:
+        return HeadroomError(f"Failed to {self.move.what}: {why}.", code=code)
+
+
+class Mover(Carrier):
+    """Carries one move."""
+
+    def __init__(self, context: Context, move: Move) -> None:
+        """Take the move as the journal has it."""
+        super().__init__(context, move)
+        self.forward = Stream(self.members, context.access, move, FORWARD)
+        self.reverse = Stream(self.members, context.access, move, REVERSE)
+        self.verified: Verified | None = None
+
+    # --- onward
 
     async def _to_switched(self) -> None:
         if self.move.state in ("planned", "copying") and self.move.step not in ("copied", "indexes"):
@@ -242,32 +324,6 @@ class Mover:
             await self._long(move.target, sql.SQL("ANALYZE {}").format(name), f"index {move.id}")
         await self.members.close(move.target, f"index {move.id}")
         await self.journal.write(move, "catching_up", "stream")
-
-    async def _side_by_side(self, work: t.Sequence[t.Sequence[sql.Composed]]) -> None:
-        """Build indexes, as many at a time as a copy has streams."""
-        move = self.move
-        waiting = list(work)
-
-        async def builder(number: int) -> None:
-            purpose = f"index {move.id} {number}"
-            try:
-                await self._long(
-                    move.target,
-                    "SELECT set_config('maintenance_work_mem', (greatest(262144, (SELECT setting::bigint FROM pg_settings"
-                    " WHERE name = 'maintenance_work_mem')))::text || 'kB', false)",
-                    purpose,
-                )
-                while waiting:
-                    for statement in waiting.pop(0):
-                        await self._long(move.target, statement, purpose)
-            finally:
-                await self.members.close(move.target, purpose)
-
-        count = max(1, min(self.context.settings.streams, len(waiting)))
-        done = await asyncio.gather(*(builder(number) for number in range(count)), return_exceptions=True)
-        for one in done:
-            if isinstance(one, BaseException):
-                raise one
 
     async def _hand_over(self) -> None:
         """Catch up, verify, switch."""
@@ -409,14 +465,6 @@ class Mover:
                     raise
                 await asyncio.sleep(0.2)
 
-    def _missing(self, leaf: Leaf, shard: str) -> HeadroomError:
-        return HeadroomError(
-            f"Failed to go on with move {self.move.label}: {leaf.schema}.{leaf.name} is not on {shard}. Was it dropped by hand?",
-            code="leaf_missing",
-        )
-
-    # --- its end
-
     async def retire(self) -> None:
         """End the grace: the bucket cannot be taken back any more, and nothing of the move is left."""
         move = self.move
@@ -555,29 +603,3 @@ class Mover:
         if leaves:
             # all at once, since they may refer to each other
             await self._ddl(shard, sql.SQL("DROP TABLE {}").format(sql.SQL(", ").join(leaves)))
-
-    async def _forget(self) -> None:
-        """Remove the decisions of a move; no transaction of it is left to be decided."""
-        await self.members.rows(self.move.target, "DELETE FROM headroom.decision WHERE move_id = %s", [self.move.id])
-
-    async def _ddl(self, shard: str, statement: sql.Composed) -> None:
-        """Run statements as one transaction, which waits for a lock for a moment only, and again after a pause."""
-        from psycopg import sql
-
-        deadline = time.monotonic() + DDL_PATIENCE_S
-        limit = sql.SQL("SET LOCAL lock_timeout = {};\n").format(sql.Literal(int(DDL_LOCK_S * 1000)))
-        while True:
-            try:
-                await self._long(shard, limit + statement, f"ddl {self.move.id}")
-                return
-            except HeadroomError as error:
-                if error.facts.get("sqlstate") not in ("55P03", "40P01") or time.monotonic() > deadline:
-                    raise
-            await asyncio.sleep(DDL_LOCK_S * 2)
-
-    async def _long(self, shard: str, statement: t.Any, purpose: str) -> None:
-        verb = f"move {self.move.label}, on"
-        await self.members.rows(shard, statement, timeout_s=LONGEST_S, purpose=purpose, verb=verb)
-
-    def _failed(self, why: str, code: str) -> HeadroomError:
-        return HeadroomError(f"Failed to move {self.move.label}: {why}.", code=code)

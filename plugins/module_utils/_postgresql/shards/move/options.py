@@ -160,6 +160,11 @@ def parse_options(params: t.Mapping[str, t.Any]) -> Options:
             )
             fits = known and is_whole(move.get("bucket")) and is_whole(move.get("epoch"))
             check(f"plan.moves[{index}]", move, fits, "give what an earlier run returned as plan.")
+        for index, entry in enumerate(plan.get("splits") or []):
+            fits = isinstance(entry, dict) and all(isinstance(entry.get(one), str) for one in ("group", "shard"))
+            fits = fits and is_whole(entry.get("bucket")) and is_whole(entry.get("epoch"))
+            fits = fits and isinstance(entry.get("parts"), list)
+            check(f"plan.splits[{index}]", entry, fits, "give what an earlier run returned as plan.")
     progress = params["progress_file"]
     if progress and not os.path.isdir(os.path.dirname(progress) or "."):
         raise OptionError("progress_file", progress, "its directory is not there.")

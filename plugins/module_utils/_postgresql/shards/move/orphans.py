@@ -12,20 +12,26 @@ import typing as t
 from dataclasses import dataclass
 
 from ...._common.errors import HeadroomError
+from ..divide.catalog import drop_log
 from ..members import Members
 from ..schema import PREFIX
 from .journal import Journal
 from .model import OPEN_STATES, newest
 
-KINDS = ("prepared", "subscription", "slot", "publication", "fence")
+KINDS = ("prepared", "subscription", "slot", "publication", "fence", "log")
 
-_FIND_SQL = """
+_PREPARED_SQL = """
 SELECT 'prepared' AS kind, gid AS name FROM pg_prepared_xacts WHERE database = current_database() AND starts_with(gid, %(prefix)s)
+"""
+_FIND_SQL = f"""
+{_PREPARED_SQL}
 UNION ALL SELECT 'subscription', subname FROM pg_subscription
   WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND starts_with(subname, %(prefix)s)
 UNION ALL SELECT 'slot', slot_name FROM pg_replication_slots WHERE database = current_database() AND starts_with(slot_name, %(prefix)s)
 UNION ALL SELECT 'publication', pubname FROM pg_publication WHERE starts_with(pubname, %(prefix)s)
 UNION ALL SELECT DISTINCT 'fence', %(prefix)s || move_id FROM headroom.fence
+UNION ALL SELECT 'log', relname FROM pg_class
+  WHERE relnamespace = 'headroom'::regnamespace AND relkind = 'r' AND starts_with(relname, %(prefix)s)
 """
 
 
@@ -43,15 +49,17 @@ class Orphan:
 
 
 async def find_orphans(members: Members, journal: Journal) -> list[Orphan]:
-    """Return what is left on the shards, those first that others wait for."""
+    """Return what is left on the members, those first that others wait for."""
     rows = newest(await journal.rows())
     kept = tuple(f"{PREFIX}{row['id']}" for row in rows.values() if row["state"] in OPEN_STATES)
 
     async def look(name: str) -> list[Orphan]:
-        found = await members.rows(name, _FIND_SQL, {"prefix": PREFIX}, verb="look for orphans on")
+        # a router takes part in the switch of a split, and in nothing else
+        query = _PREPARED_SQL if members.members[name].role == "router" else _FIND_SQL
+        found = await members.rows(name, query, {"prefix": PREFIX}, verb="look for orphans on")
         return [Orphan(name, row["kind"], row["name"]) for row in found if not _belongs(row["name"], kept)]
 
-    done = await members.each(look, [shard.name for shard in members.shards])
+    done = await members.each(look)
     orphans = [orphan for found in done.values() for orphan in found]
     return sorted(orphans, key=lambda one: (KINDS.index(one.kind), one.member, one.name))
 
@@ -112,6 +120,8 @@ async def _remove(members: Members, orphan: Orphan) -> None:
             await asyncio.sleep(0.1)
     elif orphan.kind == "publication":
         await run(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(name))
+    elif orphan.kind == "log":
+        await run(sql.SQL("SET LOCAL lock_timeout = '2s';\n") + drop_log(orphan.name))
     else:
         await run("DELETE FROM headroom.fence WHERE move_id = %s", [orphan.name.removeprefix(PREFIX)])
 

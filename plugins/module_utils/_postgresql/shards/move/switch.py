@@ -82,7 +82,150 @@ class Switched:
         }
 
 
-class Switch:
+class TwoPhase:
+    """What every handover has: attempts that end in time, and transactions of several members that all commit or none."""
+
+    def __init__(self, members: Members, move: Move, lock: Lock, gate: asyncio.Lock, ends: t.Sequence[str]) -> None:
+        """Take the members that commit together.
+
+        :param gate: lets one attempt at a time through, of all moves.
+        """
+        self.members = members
+        self.move = move
+        self.lock = lock
+        self.gate = gate
+        self.ends = tuple(ends)
+        self.purpose = f"switch {move.id}"
+        self._pids: dict[str, int] = {}
+        self._timeout_s = 5.0
+        # what the journal says once it is committed
+        self._done: Move = move
+
+    async def _try(
+        self,
+        pace: Pace,
+        ready: t.Callable[[], t.Awaitable[None]],
+        attempt: t.Callable[[Switched], t.Awaitable[None]],
+    ) -> Switched:
+        """Try until it is done.
+
+        :param ready: raises while an attempt would be in vain.
+        :raises HeadroomError: when it could not be done within the patience, or must not be; then nothing has changed.
+        """
+        seen = Switched()
+        began = time.monotonic()
+        error: HeadroomError | None = None
+        while time.monotonic() - began < pace.patience_s:
+            try:
+                await ready()
+                async with self.gate:
+                    await self.lock.check()
+                    seen.attempts += 1
+                    await attempt(seen)
+                return seen
+            except HeadroomError as failed:
+                if failed.facts.get("sqlstate") not in PASSING and failed.code not in ("behind", "not_locked"):
+                    raise
+                error = failed
+                # others get their turn for longer than they had to wait
+                await asyncio.sleep(pace.max_block_s * random.uniform(0.5, 2.0))
+        raise HeadroomError(
+            f"Failed to switch {self.move.what} within {pace.patience_s:g} s and {seen.attempts} attempts. "
+            f"The last: {error or 'none was begun'}",
+            code="not_switched",
+        )
+
+    async def _begin(self, shard: str, pace: Pace) -> None:
+        limit_ms = max(10, int(pace.max_block_s * 1000 / 2))
+        query = (
+            f"BEGIN; SET LOCAL lock_timeout = {limit_ms}; SET LOCAL statement_timeout = {int(pace.max_block_s * 2000)};"
+        )
+        # whoever dies now must not hold the leaf for longer than others may wait
+        query += f"SET LOCAL idle_in_transaction_session_timeout = {int(pace.max_block_s * 4000)}"
+        await self._rows(shard, query)
+        connection = await self.members.connection(shard, self.purpose)
+        self._pids[shard] = connection.info.backend_pid
+
+    async def _decide(self, gid: str) -> None:
+        """Record that the pair commits, where the next run looks; whoever finds nothing there rolls back and says so first."""
+        made = await self._rows(self.move.target, f"{DECIDE_SQL} RETURNING decided", [gid, "commit", self.move.id])
+        if not made:
+            raise HeadroomError(
+                f"Failed to switch {self.move.what}: it took so long that it was rolled back meanwhile. Run again.",
+                code="rolled_back",
+            )
+
+    async def _finish(self, shard: str, query: str, gid: str) -> None:
+        from psycopg import sql
+
+        await self._rows(shard, sql.SQL(query).format(sql.Literal(gid)))
+
+    async def _undo(self, gid: str | None, error: BaseException) -> bool:
+        """Leave nothing of an attempt that failed, and return whether it was decided nevertheless, and is done now.
+
+        :raises HeadroomError: with the code ``in_doubt`` when that cannot be told now.
+        """
+        pids = {shard: self._pids.get(shard) for shard in self.ends}
+        for shard in self.ends:
+            cut(self.members._connections.get((shard, self.purpose)))
+            await self.members.close(shard, self.purpose)
+        if gid is None:
+            return False
+        try:
+            # a server that was cut off goes on with what it was told; until it has noticed, nobody knows what it prepared
+            gone = await self.members.try_each(lambda shard: self._gone(shard, pids[shard]), self.ends)
+            # one that is away must not keep the others waiting
+            await resolve(self.members, self.move)
+            for answer in gone.values():
+                if isinstance(answer, HeadroomError):
+                    raise answer
+            rows = await self.members.rows(self.move.target, DECIDED_SQL, [gid], purpose="resolve", verb="ask")
+        except HeadroomError as doubt:
+            raise HeadroomError(
+                f"Failed to switch {self.move.what}: {error} Whether it is switched is in doubt until all members can be asked: "
+                f"{doubt} Run again; statements on this bucket wait until then.",
+                code="in_doubt",
+            ) from error
+        return bool(rows) and rows[0]["decided"] == "commit"
+
+    async def _gone(self, shard: str, pid: int | None) -> None:
+        deadline = time.monotonic() + self._timeout_s
+        query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %s AND application_name = %s"
+        while await self.members.rows(
+            shard, query, [pid, APPLICATION_NAME], purpose="resolve", verb="end a session on"
+        ):
+            if time.monotonic() > deadline:
+                raise HeadroomError(f"Failed to end session {pid} on {shard}.", code="session_left")
+            await asyncio.sleep(0.01)
+
+    def _late(self, pace: Pace) -> HeadroomError:
+        return HeadroomError(
+            f"Failed to switch {self.move.what} within max_block_ms, {pace.max_block_s * 1000:.0f} ms.",
+            code="behind",
+        )
+
+    async def _rows(self, shard: str, query: t.Any, params: t.Any = None) -> list[dict[str, t.Any]]:
+        return await self.members.rows(
+            shard,
+            query,
+            params,
+            timeout_s=self._timeout_s,
+            purpose=self.purpose,
+            verb=f"switch {self.move.what} on",
+        )
+
+    def accept(self) -> None:
+        """Take over into the move what was committed."""
+        done = self._done
+        self.move.state, self.move.step, self.move.detail, self.move.entry = (
+            done.state,
+            done.step,
+            done.detail,
+            done.entry,
+        )
+
+
+class Switch(TwoPhase):
     """Hands the bucket of a move over, one way: to its target, or with ``reverse`` back to its source."""
 
     def __init__(
@@ -100,18 +243,12 @@ class Switch:
         :param bounds: leaf to how it is attached, as ``FOR VALUES WITH (modulus 64, remainder 7)``.
         :param prints: leaf to the fingerprint of its definition when it was copied.
         """
-        self.members = members
+        super().__init__(members, stream.move, lock, gate, (stream.source, stream.target))
         self.stream = stream
-        self.move: Move = stream.move
-        self.lock = lock
-        self.gate = gate
         self.bounds = bounds
         self.prints = prints
         # who has the bucket, and who gets it
         self.giver, self.taker = stream.source, stream.target
-        self.purpose = f"switch {self.move.id}"
-        self._pids: dict[str, int] = {}
-        self._timeout_s = 5.0
 
     async def run(
         self,
@@ -127,38 +264,22 @@ class Switch:
         :param after: sets what the journal says once it is done; written in the same two transactions.
         :raises HeadroomError: when it could not be done within the patience, or must not be; then the giver still has the bucket.
         """
-        seen = Switched()
-        began = time.monotonic()
-        error: HeadroomError | None = None
         attached = await self._attached()
-        while time.monotonic() - began < pace.patience_s:
-            try:
-                await self.stream.require_applying()
-                lag_s = await self.stream.beat(max(5.0, pace.max_lag_s), "lag")
-                if lag_s > pace.max_lag_s:
-                    error = HeadroomError(
-                        f"Failed to switch move {self.move.label}: the target is {lag_s:.2f} s behind, more than {pace.max_lag_s:g} s. "
-                        "Move the bucket when it is written to less, or raise max_lag_s.",
-                        code="behind",
-                    )
-                    await asyncio.sleep(min(1.0, lag_s))
-                    continue
-                async with self.gate:
-                    await self.lock.check()
-                    seen.attempts += 1
-                    await self._attempt(epoch, pace, seen, attached, verifier, unsettled or {}, after)
-                return seen
-            except HeadroomError as failed:
-                if failed.facts.get("sqlstate") not in PASSING and failed.code not in ("behind", "not_locked"):
-                    raise
-                error = failed
-                # others get their turn for longer than they had to wait
-                await asyncio.sleep(pace.max_block_s * random.uniform(0.5, 2.0))
-        raise HeadroomError(
-            f"Failed to switch move {self.move.label} within {pace.patience_s:g} s and {seen.attempts} attempts. "
-            f"The last: {error or 'none was begun'}",
-            code="not_switched",
-        )
+
+        async def ready() -> None:
+            await self.stream.require_applying()
+            lag_s = await self.stream.beat(max(5.0, pace.max_lag_s), "lag")
+            if lag_s > pace.max_lag_s:
+                raise HeadroomError(
+                    f"Failed to switch move {self.move.label}: the target is {lag_s:.2f} s behind, more than {pace.max_lag_s:g} s. "
+                    "Move the bucket when it is written to less, or raise max_lag_s.",
+                    code="behind",
+                )
+
+        async def attempt(seen: Switched) -> None:
+            await self._attempt(epoch, pace, seen, attached, verifier, unsettled or {}, after)
+
+        return await self._try(pace, ready, attempt)
 
     async def _attempt(
         self,
@@ -216,17 +337,6 @@ class Switch:
                 raise
         seen.commit_s = time.monotonic() - committing
         seen.block_s = time.monotonic() - began
-
-    async def _begin(self, shard: str, pace: Pace) -> None:
-        limit_ms = max(10, int(pace.max_block_s * 1000 / 2))
-        query = (
-            f"BEGIN; SET LOCAL lock_timeout = {limit_ms}; SET LOCAL statement_timeout = {int(pace.max_block_s * 2000)};"
-        )
-        # whoever dies now must not hold the leaf for longer than others may wait
-        query += f"SET LOCAL idle_in_transaction_session_timeout = {int(pace.max_block_s * 4000)}"
-        await self._rows(shard, query)
-        connection = await self.members.connection(shard, self.purpose)
-        self._pids[shard] = connection.info.backend_pid
 
     async def _lock_leaves(self) -> None:
         from psycopg import sql
@@ -347,87 +457,12 @@ class Switch:
         end = sql.SQL("PREPARE TRANSACTION {}").format(sql.Literal(gid))
         return sql.SQL(";\n").join([query, *map(sql.SQL, texts), end])
 
-    async def _decide(self, gid: str) -> None:
-        """Record that the pair commits, where the next run looks; whoever finds nothing there rolls back and says so first."""
-        made = await self._rows(self.move.target, f"{DECIDE_SQL} RETURNING decided", [gid, "commit", self.move.id])
-        if not made:
-            raise HeadroomError(
-                f"Failed to switch move {self.move.label}: it took so long that it was rolled back meanwhile. Run again.",
-                code="rolled_back",
-            )
-
-    async def _finish(self, shard: str, query: str, gid: str) -> None:
-        from psycopg import sql
-
-        await self._rows(shard, sql.SQL(query).format(sql.Literal(gid)))
-
-    async def _undo(self, gid: str | None, error: BaseException) -> bool:
-        """Leave nothing of an attempt that failed, and return whether it was decided nevertheless, and is done now.
-
-        :raises HeadroomError: with the code ``in_doubt`` when that cannot be told now.
-        """
-        ends = (self.giver, self.taker)
-        pids = {shard: self._pids.get(shard) for shard in ends}
-        for shard in ends:
-            cut(self.members._connections.get((shard, self.purpose)))
-            await self.members.close(shard, self.purpose)
-        if gid is None:
-            return False
-        try:
-            # a server that was cut off goes on with what it was told; until it has noticed, nobody knows what it prepared
-            await self.members.each(lambda shard: self._gone(shard, pids[shard]), ends)
-            await resolve(self.members, self.move)
-            rows = await self.members.rows(self.move.target, DECIDED_SQL, [gid], purpose="resolve", verb="ask")
-        except HeadroomError as doubt:
-            raise HeadroomError(
-                f"Failed to switch move {self.move.label}: {error} Whether it is switched is in doubt until both shards can be asked: "
-                f"{doubt} Run again; statements on this bucket wait until then.",
-                code="in_doubt",
-            ) from error
-        return bool(rows) and rows[0]["decided"] == "commit"
-
-    async def _gone(self, shard: str, pid: int | None) -> None:
-        deadline = time.monotonic() + self._timeout_s
-        query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %s AND application_name = %s"
-        while await self.members.rows(
-            shard, query, [pid, APPLICATION_NAME], purpose="resolve", verb="end a session on"
-        ):
-            if time.monotonic() > deadline:
-                raise HeadroomError(f"Failed to end session {pid} on {shard}.", code="session_left")
-            await asyncio.sleep(0.01)
-
-    def _late(self, pace: Pace) -> HeadroomError:
-        return HeadroomError(
-            f"Failed to switch move {self.move.label} within max_block_ms, {pace.max_block_s * 1000:.0f} ms.",
-            code="behind",
-        )
-
-    async def _rows(self, shard: str, query: t.Any, params: t.Any = None) -> list[dict[str, t.Any]]:
-        return await self.members.rows(
-            shard,
-            query,
-            params,
-            timeout_s=self._timeout_s,
-            purpose=self.purpose,
-            verb=f"switch move {self.move.label} on",
-        )
-
-    def accept(self) -> None:
-        """Take over into the move what was committed."""
-        done = self._done
-        self.move.state, self.move.step, self.move.detail, self.move.entry = (
-            done.state,
-            done.step,
-            done.detail,
-            done.entry,
-        )
-
 
 async def resolve(members: Members, move: Move) -> str | None:
     """End the transactions that an attempt to switch has left prepared, as was decided, and else by rolling them back.
 
     :return: what was decided, or None when there was nothing to end.
-    :raises HeadroomError: when a shard cannot be asked; then nothing is decided that is not known.
+    :raises HeadroomError: when a member cannot be asked, once those that can are told; the next one to resolve tells it the same.
     """
     from psycopg import sql
 
@@ -437,7 +472,11 @@ async def resolve(members: Members, move: Move) -> str | None:
         rows = await members.rows(shard, PREPARED_SQL, [pattern], purpose="resolve", verb="look for transactions on")
         return [row["gid"] for row in rows]
 
-    left = await members.each(prepared, move.shards)
+    # routers commit the switch of a split too
+    names = [*move.shards, *(router.name for router in members.routers if move.is_split)]
+    asked = await members.try_each(prepared, names)
+    away = [answer for answer in asked.values() if isinstance(answer, HeadroomError)]
+    left = {name: answer for name, answer in asked.items() if not isinstance(answer, HeadroomError)}
     attempts = sorted({gid.rpartition("_")[0] for gids in left.values() for gid in gids})
     decided: str | None = None
     for attempt in attempts:
@@ -455,6 +494,8 @@ async def resolve(members: Members, move: Move) -> str | None:
                         purpose="resolve",
                         verb=f"end transaction {gid} on",
                     )
+    if away:
+        raise away[0]
     return decided
 
 

@@ -163,7 +163,7 @@ class Verifier:
         chunks = chunks_for(counted[0]["reltuples"])
         query = sums_query(leaf, shape, chunks)
         ours, theirs = await asyncio.gather(self._rows(source, query), self._rows(target, query))
-        wrong = differing(_by_chunk(ours), _by_chunk(theirs))
+        wrong = differing(by_chunk(ours), by_chunk(theirs))
         suspects: set[Key] = set()
         if wrong:
             listing = keys_query(leaf, shape, chunks)
@@ -241,22 +241,31 @@ class Verifier:
         )
 
     def _corrupt(self, leaf: Leaf, shape: Shape, keys: t.Collection[Key]) -> HeadroomError:
-        ordered = sorted(keys, key=lambda key: tuple((len(part), part) for part in key))
-        columns = ", ".join(shape.key)
-        first, last = (", ".join(one) for one in (ordered[0], ordered[-1]))
-        where = f"({columns}) = ({first})" if len(ordered) == 1 else f"({columns}) from ({first}) to ({last})"
-        name = bucket_name(self.move.bucket_id)
-        many = "1 row" if len(ordered) == 1 else f"{len(ordered)} rows"
-        return HeadroomError(
-            f"Failed to verify move {self.move.label}: {many} of table {leaf.table.name}, bucket {name}, with {where}, "
-            f"differ between {self.stream.source} and {self.stream.target}. Nothing was switched. Find out who writes to the copy.",
-            code="corrupt",
-            table=leaf.table.name,
-            bucket=name,
-            keys=[list(one) for one in ordered[:NAMED]],
-            rows=len(ordered),
-        )
+        return corrupt(self.move, leaf, shape, keys, f"{self.stream.source} and {self.stream.target}")
 
 
-def _by_chunk(rows: t.Iterable[t.Mapping[str, t.Any]]) -> dict[int, tuple[int, int]]:
+def corrupt(move: Move, leaf: Leaf, shape: Shape, keys: t.Collection[Key], sides: str) -> HeadroomError:
+    """Return the error of rows that are not the same.
+
+    :param sides: what differs, as ``a and b``.
+    """
+    ordered = sorted(keys, key=lambda key: tuple((len(part), part) for part in key))
+    columns = ", ".join(shape.key)
+    first, last = (", ".join(one) for one in (ordered[0], ordered[-1]))
+    where = f"({columns}) = ({first})" if len(ordered) == 1 else f"({columns}) from ({first}) to ({last})"
+    name = bucket_name(move.bucket_id)
+    many = "1 row" if len(ordered) == 1 else f"{len(ordered)} rows"
+    return HeadroomError(
+        f"Failed to verify {move.what}: {many} of table {leaf.table.name}, bucket {name}, with {where}, "
+        f"differ between {sides}. Nothing was switched. Find out who writes to the copy.",
+        code="corrupt",
+        table=leaf.table.name,
+        bucket=name,
+        keys=[list(one) for one in ordered[:NAMED]],
+        rows=len(ordered),
+    )
+
+
+def by_chunk(rows: t.Iterable[t.Mapping[str, t.Any]]) -> dict[int, tuple[int, int]]:
+    """Return chunk to the number of its rows and their sum."""
     return {row["chunk"]: (row["rows"], row["sum"]) for row in rows}

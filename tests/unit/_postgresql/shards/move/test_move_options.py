@@ -16,6 +16,7 @@ from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.
 )
 
 SPEC = rebalance_spec().merge(connection_spec()).options
+SPLIT = {"group": "users", "bucket": 7, "shard": "a", "epoch": 1, "parts": []}
 MOVE = {"group": "users", "bucket": 7, "source": "a", "target": "b", "bytes": 5, "epoch": 1}
 
 
@@ -54,6 +55,8 @@ def test_estimate_goes_by_the_rate_that_is_allowed() -> None:
         ({"plan": {"moves": []}}, "plan"),
         ({"plan": {"id": "x", "moves": [{**MOVE, "epoch": "1"}]}}, r"plan.moves\[0\]"),
         ({"plan": {"id": "x", "moves": [MOVE]}, "state": "planned"}, "state"),
+        ({"plan": {"id": "x", "moves": [], "splits": [{**SPLIT, "parts": 3}]}}, r"plan.splits\[0\]"),
+        ({"plan": {"id": "x", "moves": [], "splits": [{**SPLIT, "shard": None}]}}, r"plan.splits\[0\]"),
         ({"shards": [{"name": "a", "host": "h1"}, {"name": "a", "host": "h2"}]}, "name"),
         ({"shards": [{"name": "a", "host": "h1", "weight": 0.0}]}, "shards"),
         ({"shards": [{"name": "a", "host": "h1", "capacity_bytes": 0}]}, "capacity_bytes"),

@@ -1,0 +1,161 @@
+# Copyright: headroom.scale contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The playbooks of autoscaling, run by ansible-playbook with the inventories of the systems, against an API server over HTTP."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pathlib
+import subprocess
+import typing as t
+
+import pytest
+import yaml
+from kube.emulator import Emulator
+
+ROOT = pathlib.Path(__file__).parents[2]
+START_S = 1_760_918_400
+
+
+@pytest.fixture(name="server")
+def server_fixture(tmp_path: pathlib.Path) -> t.Iterator[tuple[Emulator, pathlib.Path]]:
+    """Give an API server with adapters of metrics, and a kubeconfig for it."""
+    with Emulator() as emulator:
+        emulator.groups += ["custom.metrics.k8s.io", "external.metrics.k8s.io"]
+        path = tmp_path / "kubeconfig"
+        config = {
+            "clusters": [{"name": "c", "cluster": {"server": emulator.url}}],
+            "users": [{"name": "u", "user": {"token": emulator.token}}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+            "current-context": "x",
+        }
+        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+        yield emulator, path
+
+
+def deploy(emulator: Emulator, namespace: str, name: str, requests: dict[str, str], limits: dict[str, str]) -> None:
+    """Put a Deployment there."""
+    probe = {"httpGet": {"path": "/actuator/health", "port": 8080}}
+    container = {
+        "name": "app",
+        "image": f"example.com/{name}",
+        "resources": {"requests": requests, "limits": limits},
+        "readinessProbe": probe,
+        "livenessProbe": probe,
+    }
+    template = {"metadata": {"labels": {"app": name}}, "spec": {"containers": [container]}}
+    spec = {"selector": {"matchLabels": {"app": name}}, "template": template}
+    emulator.put(f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}", {"kind": "Deployment", "spec": spec})
+
+
+def play(
+    kubeconfig: pathlib.Path, system: str, name: str, *arguments: str, **extra: t.Any
+) -> tuple[int, dict[str, t.Any]]:
+    """Run a playbook; return its exit code and what its callback says."""
+    command = [
+        "ansible-playbook",
+        "-i",
+        f"inventories/{system}",
+        f"playbooks/{name}.yml",
+        "-e",
+        json.dumps(extra),
+        *arguments,
+    ]
+    environment = {
+        **os.environ,
+        "KUBECONFIG": str(kubeconfig),
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
+        "ANSIBLE_SHOW_CUSTOM_STATS": "true",
+    }
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=900, check=False)
+    start = done.stdout.find("{")
+    assert start >= 0, done.stderr
+    return done.returncode, json.loads(done.stdout[start:])
+
+
+def stats(said: dict[str, t.Any]) -> dict[str, t.Any]:
+    """Return the summary of the only host."""
+    (one,) = said["stats"].values()
+    return one
+
+
+def test_the_services_of_phonebill_are_declared_once_and_reported(server: t.Any) -> None:
+    emulator, kubeconfig = server
+    deploy(emulator, "phonebill", "auth-service", {"cpu": "200m", "memory": "512Mi"}, {"cpu": "1", "memory": "1Gi"})
+    deploy(
+        emulator, "phonebill", "bill-inquiry-service", {"cpu": "500m", "memory": "1Gi"}, {"cpu": "2", "memory": "2Gi"}
+    )
+    deploy(
+        emulator,
+        "phonebill",
+        "product-change-service",
+        {"cpu": "300m", "memory": "768Mi"},
+        {"cpu": "1500m", "memory": "1.5Gi"},
+    )
+    deploy(emulator, "phonebill", "kos-mock", {"cpu": "100m"}, {})
+
+    code, said = play(kubeconfig, "phonebill", "autoscale")
+    assert code == 0, json.dumps(said)[-3000:]
+    kinds = [path.split("/")[-2] for path in emulator.objects]
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == {
+        "deployments": 4,
+        "horizontalpodautoscalers": 4,
+        "poddisruptionbudgets": 3,
+        "networkpolicies": 4,
+    }
+    hpa = emulator.objects["/apis/autoscaling/v2/namespaces/phonebill/horizontalpodautoscalers/product-change-service"]
+    assert (hpa["spec"]["minReplicas"], hpa["spec"]["maxReplicas"]) == (2, 8)
+
+    code, said = play(kubeconfig, "phonebill", "autoscale")
+    assert (code, stats(said)["changed"]) == (0, 0)
+
+    code, said = play(kubeconfig, "phonebill", "autoscale_report")
+    assert code == 0
+    told = said["global_custom_stats"]["autoscaling_states"]
+    assert set(told) == {"auth-service", "bill-inquiry-service", "product-change-service", "kos-mock"}
+
+
+def test_the_service_of_trading_is_checked_scheduled_and_tuned(server: t.Any, tmp_path: pathlib.Path) -> None:
+    emulator, kubeconfig = server
+    deploy(emulator, "trading-system", "trading-app", {"cpu": "500m", "memory": "1Gi"}, {})
+    services = yaml.safe_load((ROOT / "inventories/trading/group_vars/autoscaling/main.yml").read_text())[
+        "autoscaling_services"
+    ]
+    floors = [{"days": ["monday"], "start": "08:30", "end": "24:00", "min_replicas": 9}]
+    services[0]["floors"] = floors
+    emulator.groups.remove("custom.metrics.k8s.io")
+
+    code, said = play(kubeconfig, "trading", "autoscale", autoscaling_services=services, autoscaling_at="monday 09:00")
+    assert code == 2
+    assert "does not serve custom.metrics.k8s.io" in json.dumps(said)
+    path = "/apis/autoscaling/v2/namespaces/trading-system/horizontalpodautoscalers/trading-app"
+    # it was declared nevertheless, with the floor of that time
+    assert emulator.objects[path]["spec"]["minReplicas"] == 9
+
+    emulator.groups.append("custom.metrics.k8s.io")
+    code, _said = play(
+        kubeconfig, "trading", "autoscale", autoscaling_services=services, autoscaling_at="tuesday 09:00"
+    )
+    assert (code, emulator.objects[path]["spec"]["minReplicas"]) == (0, 3)
+
+    trace = tmp_path / "load.csv"
+    loads = [(START_S + at, 2000 - 1500 * math.cos(2 * math.pi * at / 86_400)) for at in range(0, 4 * 86_400, 300)]
+    trace.write_text("".join(f"{at},{load:.1f}\n" for at, load in loads), encoding="utf-8")
+    tune = {**services[0]["tune"], "trace_file": str(trace), "query": "", "controller": {"sync_s": 60}}
+    tune["data"] = {"min_days": 3, "load_is_whole": True}
+    tune["search"] = {"candidates": 30}
+    code, said = play(
+        kubeconfig,
+        "trading",
+        "tune",
+        autoscaling_services=[{**services[0], "tune": tune}],
+        autoscaling_tune_report_directory=str(tmp_path),
+    )
+    assert code == 0, json.dumps(said)[-3000:]
+    assert said["global_custom_stats"]["autoscaling_tuned"] == {"trading-app": "tune"}
+    assert (tmp_path / "trading-system-trading-app.html").is_file()
+    assert emulator.objects[path]["spec"]["minReplicas"] == 3
