@@ -80,6 +80,8 @@ def test_a_row_for_another_shard_fails_by_itself(users: Lab) -> None:
 
 def test_a_shard_is_drained_and_gets_its_share_again(users: Lab) -> None:
     before = placements(users)
+    leaf = "orders_b" + sql(users, ROUTER, "SELECT min(number) FROM headroom.bucket WHERE shard = 'shard3'")
+    sql(users, "shard3", f"ALTER TABLE {leaf} SET (fillfactor = 70); GRANT SELECT (note) ON {leaf} TO PUBLIC")
     planned = users.play("shard_drain.yml", "--check", shard="shard3").results("until each shard has its share")[
         "router1"
     ]
@@ -90,6 +92,11 @@ def test_a_shard_is_drained_and_gets_its_share_again(users: Lab) -> None:
     assert rows_of(users)["shard3"] == 0
     assert sql(users, ROUTER, "SELECT count(*) FROM public.orders") == str(ROWS)
     assert planned["changed"]
+    owner = sql(users, ROUTER, f"SELECT shard FROM headroom.bucket WHERE number = {leaf.removeprefix('orders_b')}")
+    shown = f"""SELECT reloptions, (SELECT attacl::text LIKE '{{=r/%' FROM pg_attribute WHERE attrelid = c.oid AND attname = 'note')
+        FROM pg_class c WHERE oid = '{leaf}'::regclass"""
+    assert sql(users, owner, shown) == "{fillfactor=70}|t"
+    sql(users, owner, f"ALTER TABLE {leaf} RESET (fillfactor); REVOKE SELECT (note) ON {leaf} FROM PUBLIC")
 
     # the inventory says active
     users.play("shards.yml")

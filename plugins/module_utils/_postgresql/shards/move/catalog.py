@@ -56,7 +56,12 @@ SELECT json_build_object(
   'triggers', (SELECT coalesce(json_agg(g.tgname ORDER BY g.tgname), '[]') FROM pg_trigger g WHERE g.tgrelid = c.oid
     AND NOT g.tgisinternal),
   'grants', (SELECT coalesce(json_agg(json_build_object('to', CASE WHEN x.grantee = 0 THEN NULL ELSE pg_get_userbyid(x.grantee) END,
-      'privilege', x.privilege_type)), '[]') FROM aclexplode(c.relacl) x WHERE x.grantee <> c.relowner),
+      'privilege', x.privilege_type, 'option', x.is_grantable, 'column', x.attname) ORDER BY x.attname, x.grantee), '[]')
+    FROM (SELECT NULL AS attname, e.* FROM aclexplode(c.relacl) e
+      UNION ALL SELECT a.attname, e.* FROM pg_attribute a, aclexplode(a.attacl) e
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) x WHERE x.grantee <> c.relowner),
+  'settings', (SELECT coalesce(json_agg(x.setting), '[]') FROM (SELECT unnest(c.reloptions) AS setting
+      UNION ALL SELECT 'toast.' || unnest(o.reloptions) FROM pg_class o WHERE o.oid = c.reltoastrelid) x),
   'default_partition', (SELECT q.partdefid <> 0 FROM pg_partitioned_table q WHERE q.partrelid = c.oid)
 ) AS facts
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -179,6 +184,7 @@ def create_leaf(move: Move, leaf: Leaf, source: Facts) -> sql.Composed:
         ),
         sql.SQL("ALTER TABLE {} OWNER TO {}").format(name, sql.Identifier(source["owner"])),
         *grants(name, source),
+        *settings(name, source),
     ]
     return sql.SQL(";\n").join(statements)
 
@@ -205,13 +211,32 @@ def grants(name: sql.Composable, source: Facts) -> list[sql.Composed]:
     from psycopg import sql
 
     return [
-        sql.SQL("GRANT {} ON {} TO {}").format(
-            sql.SQL(one["privilege"]), name, sql.SQL("PUBLIC") if one["to"] is None else sql.Identifier(one["to"])
+        sql.SQL("GRANT {}{} ON {} TO {}{}").format(
+            sql.SQL(one["privilege"]),
+            sql.SQL("" if one["column"] is None else " ({})").format(sql.Identifier(one["column"] or "")),
+            name,
+            sql.SQL("PUBLIC") if one["to"] is None else sql.Identifier(one["to"]),
+            sql.SQL(" WITH GRANT OPTION" if one["option"] else ""),
         )
         for one in source["grants"]
         # a foreign table of an older server knows fewer of them
         if one["privilege"] in ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
     ]
+
+
+def settings(name: sql.Composable, source: Facts) -> list[sql.Composed]:
+    """Return what gives a leaf the storage parameters and the replica identity that it has on the source."""
+    from psycopg import sql
+
+    made = []
+    for one in source["settings"]:
+        # such as toast.autovacuum_enabled=false
+        key, _equals, value = one.partition("=")
+        of = sql.SQL(".").join(map(sql.Identifier, key.split(".")))
+        made.append(sql.SQL("ALTER TABLE {} SET ({} = {})").format(name, of, sql.Literal(value)))
+    if source["identity"] == "f":
+        made.append(sql.SQL("ALTER TABLE {} REPLICA IDENTITY FULL").format(name))
+    return made
 
 
 def create_indexes(leaf: Leaf, source: Facts, made: t.Container[str]) -> list[list[sql.Composed]]:

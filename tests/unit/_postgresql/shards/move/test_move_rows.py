@@ -73,8 +73,13 @@ def facts(table: str = "orders_b7", **more: t.Any) -> dict[str, t.Any]:
         "checks": [],
         "triggers": [],
         "grants": [],
+        "settings": [],
         **more,
     }
+
+
+def grant(to: str | None, privilege: str, column: str | None = None, option: bool = False) -> dict[str, t.Any]:
+    return {"to": to, "privilege": privilege, "column": column, "option": option}
 
 
 def text(composed: t.Any) -> str:
@@ -146,7 +151,7 @@ def test_another_definition_has_another_fingerprint(change: dict[str, t.Any]) ->
 
 
 @pytest.mark.parametrize(
-    "change", [{"pages": 5}, {"grants": [{"to": "x", "privilege": "SELECT"}]}, {"triggers": ["t"]}]
+    "change", [{"pages": 5}, {"grants": [grant("x", "SELECT")]}, {"settings": ["fillfactor=70"]}, {"triggers": ["t"]}]
 )
 def test_what_does_not_matter_to_a_copy_leaves_the_fingerprint(change: dict[str, t.Any]) -> None:
     assert catalog.fingerprint(facts(**change)) == catalog.fingerprint(facts())
@@ -155,6 +160,22 @@ def test_what_does_not_matter_to_a_copy_leaves_the_fingerprint(change: dict[str,
 def test_leaf_is_checked_for_its_bucket_while_it_is_copied() -> None:
     made = text(catalog.create_leaf(Move("m1", GROUP, 7, "a", "b"), LEAF, facts()))
     assert """CHECK (satisfies_hash_partition('"public"."orders"'::regclass, 64, 7, "user_id"))""" in made
+
+
+def test_leaf_has_the_rights_settings_and_replica_identity_that_it_has_on_the_source() -> None:
+    source = facts(
+        grants=[grant("reader", "SELECT", "note", option=True), grant(None, "INSERT")],
+        settings=["fillfactor=70", "toast.autovacuum_enabled=false"],
+        identity="f",
+    )
+    made = text(catalog.create_leaf(Move("m1", GROUP, 7, "a", "b"), LEAF, source)).split(";\n")[3:]
+    assert made == [
+        'GRANT SELECT ("note") ON "public"."orders_b7" TO "reader" WITH GRANT OPTION',
+        'GRANT INSERT ON "public"."orders_b7" TO PUBLIC',
+        """ALTER TABLE "public"."orders_b7" SET ("fillfactor" = '70')""",
+        """ALTER TABLE "public"."orders_b7" SET ("toast"."autovacuum_enabled" = 'false')""",
+        'ALTER TABLE "public"."orders_b7" REPLICA IDENTITY FULL',
+    ]
 
 
 def test_constraints_are_made_of_indexes_once() -> None:
@@ -169,7 +190,7 @@ def test_constraints_are_made_of_indexes_once() -> None:
 def test_forwarder_has_generated_columns_and_rights() -> None:
     source = facts(
         columns=[column("id"), column("twice", generated="(id * 2)", not_null=False)],
-        grants=[{"to": "reader", "privilege": "SELECT"}, {"to": None, "privilege": "MAINTAIN"}],
+        grants=[grant("reader", "SELECT"), grant(None, "MAINTAIN")],
     )
     made = text(catalog.create_forwarder(LEAF, source, "headroom_b"))
     assert '"id" bigint NOT NULL, "twice" bigint GENERATED ALWAYS AS ((id * 2)) STORED' in made
