@@ -21,7 +21,7 @@ ADDRESS = "10.77.0.91"
 URL = f"http://{ADDRESS}:9090"
 QUERY = "sum(rate(shop_requests_total[2m]))"
 # what is replayed: requests in each second
-LOAD = (*[20] * 12, *[60] * 12, *[30] * 12)
+LOAD = (*[20] * 12, *[60] * 12, *[32] * 12)
 CPU = {
     "type": "Resource",
     "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}},
@@ -104,9 +104,9 @@ def tune(lab: Lab, **more: Any) -> dict[str, Any]:
         spec={"minReplicas": 6, "maxReplicas": 20, "metrics": [CPU]},
         prometheus=prometheus,
         pods=PODS,
-        controller={"sync_s": 60},
+        controller={"sync_s": 300},
         data={"load_is_whole": True},
-        search={"candidates": 60},
+        search={"candidates": 40},
     )
 
 
