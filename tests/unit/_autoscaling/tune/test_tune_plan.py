@@ -89,9 +89,9 @@ def space_of(api: dict[str, t.Any], limit: Limits) -> Space:
 def walk(space: Space, seed: int, steps: int = 12) -> t.Iterator[t.Any]:
     """Yield parameters as a search tries them."""
     chance = random.Random(seed)
-    for level, one in enumerate(space.anchors(40)):
-        yield space.at(one, level / 40)
-        yield space.moved(one, 30 - level)
+    for level, one in enumerate(space.anchors(12)):
+        yield space.at(one, level / 12)
+        yield space.moved(one, 30 - 5 * level)
     one = space.draw(chance)
     for _step in range(steps):
         yield one
