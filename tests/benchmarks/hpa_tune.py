@@ -48,7 +48,12 @@ from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.tune.d
 from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.tune.floors import DAYS, Schedule, ahead
 from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.tune.model import parameters_of
 from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.tune.options import parse_options, tune_spec
-from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.tune.plan import Candidate, Objective, search
+from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.tune.plan import (
+    SPENT,
+    Candidate,
+    Objective,
+    search,
+)
 from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.tune.space import Limits, Space
 
 BENCH = "hpa_tune"
@@ -296,7 +301,9 @@ def compare(name: str, points: list[list[float]], options: argparse.Namespace) -
             ways[way] = judged(planned["spec"], schedule_of(planned["floors"]))
     present, parsed = Candidate(parameters_of(parse_spec(spec))), parse_spec(spec)
     space = Space(parsed, present.parameters, Limits(*LIMITS.values()))
-    seen = search(space, parsed, Objective(MIN_SHARE, True), days, days, (), options.candidates)
+    # what is not to hold on other days may use up all that the objective allows
+    whole = Objective(1 - (1 - MIN_SHARE) / SPENT, True)
+    seen = search(space, parsed, whole, days, days, (), options.candidates)
     ways["hindsight"] = seen.held[1].replica_syncs, seen.held[1].share
     start = max(2, math.ceil(load[0] / CAPACITY / 0.7))
     ways["thresholds"] = thresholds(load, options.sync, start, 2, most)

@@ -304,3 +304,9 @@ def test_a_report_over_days_has_dates(capsys: pytest.CaptureFixture[str], tmp_pa
     run(capsys, report_file=str(path), points=[["2026-01-31T12:00:00Z", 100], ["2026-01-31T18:00:00Z", 0]])
     assert "2026-01-31 12:00:00 UTC" in path.read_text(encoding="utf-8")
     assert run(capsys, report_file=str(path), points=[[253402300000, 100], [253402300799, 0]])[0] == 0
+    points = [["2026-01-30T12:00:00Z", 100], ["2026-02-02T12:00:00Z", 0]]
+    run(capsys, report_file=str(path), points=points, controller={"sync_s": 600}, max_items=0)
+    page = Page(path.read_text(encoding="utf-8"))
+    # three midnights in each of the two charts
+    assert [attributes.get("class") for _tag, attributes in page.tags].count("day") == 6
+    assert "Saturday 2026-01-31" in path.read_text(encoding="utf-8")

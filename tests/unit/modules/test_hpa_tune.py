@@ -281,7 +281,7 @@ def test_the_report_is_one_page_that_needs_nothing_else(
     assert not {"src", "href"} & {name for _tag, attributes in page.tags for name in attributes}
     assert {"script", "link", "img"}.isdisjoint(tag for tag, _attributes in page.tags)
     drawn = [attributes.get("class") for _tag, attributes in page.tags]
-    assert {"load", "old", "pods", "late", "dot", "was", "is"} < set(drawn)
+    assert {"load", "old", "pods", "late", "dot", "was", "is", "goal"} < set(drawn)
     assert drawn.count("dot") == len(result["curve"])
     assert all(change["risk_reason"] in text for change in result["changes"])
 

@@ -139,7 +139,7 @@ class _Tuning:
         path = options.params["report_file"]
         if path is not None and not check:
             drawn = _drawn(verdict, held)
-            page = report.to_tuned_html(result, drawn, self.title, simulation.sync_s)
+            page = report.to_tuned_html(result, drawn, self.title, simulation.sync_s, options.objective.min_share)
             write_file("report_file", path, page, 0o644, result)
         return result
 

@@ -318,6 +318,8 @@ def test_the_allowance_is_that_of_the_objective_and_of_the_present_spec() -> Non
     assert Objective(0.999).allowed(present) == 1
     assert Objective(0.99).allowed(present) == 3
     assert Objective(0.99, use_budget=True).allowed(present) == 10
+    assert Objective(0.99, use_budget=True).aimed(present) == 7
+    assert Objective(0.99).aimed(present) == 3
     cheap, dear = Figures(1000, 9, 50.0), Figures(1000, 2, 200.0)
     assert not Objective(0.99).better(cheap, present)
     assert Objective(0.99, use_budget=True).better(cheap, present)
