@@ -101,16 +101,15 @@ class Objective:
         return cheaper or (not self.kept(present) and figures.violating < present.violating)
 
     def holds_up(self, train: Pair, held: Pair) -> bool:
-        """Return whether the second figures of each pair are better than the first, the present ones, on both parts of the days."""
+        """Return whether the second figures of each pair are better than the first, the present ones, on both parts and over all."""
         (present, one), (held_present, held_one) = train, held
-        if not self.better(one, present):
+        whole = present + held_present
+        if not self.better(one, present) or not self.better(one + held_one, whole):
             return False
         if self.better(held_one, held_present):
             return True
         # quiet held-out days do not excuse a spec that breaks the objective over all days
-        whole = present + held_present
-        no_worse = held_one.violating <= held_present.violating
-        return no_worse and not self.kept(whole) and self.better(one + held_one, whole)
+        return held_one.violating <= held_present.violating and not self.kept(whole)
 
 
 @dataclass(frozen=True)

@@ -336,6 +336,9 @@ def test_quiet_held_out_days_do_not_excuse_what_breaks_the_objective() -> None:
     assert not objective.holds_up((broken, kept), (quiet, Figures(500, 3, 55.0)))
     assert not objective.holds_up((kept, Figures(1000, 5, 90.0)), (quiet, Figures(500, 2, 55.0)))
     assert quiet + kept == Figures(1500, 7, 160.0)
+    # what mends training days and saves on held-out ones must not cost more in all where the present spec is good enough
+    present, dear = (Figures(1000, 12, 100.0), Figures(500, 0, 50.0)), (Figures(1000, 5, 120.0), Figures(500, 0, 40.0))
+    assert not objective.holds_up((present[0], dear[0]), (present[1], dear[1]))
 
 
 # ---- floors
