@@ -61,7 +61,7 @@ sanity: setup  ## ansible-test sanity
 
 .PHONY: unit
 unit: setup  ## Unit tests
-	pytest tests/unit
+	pytest -n 2 --dist worksteal tests/unit
 
 .PHONY: test-k8s
 test-k8s: setup  ## The tests of the HPA modules on a real API server: HEADROOM_KUBECONFIG=file, it needs rights to make namespaces

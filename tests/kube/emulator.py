@@ -23,8 +23,9 @@ import ssl
 import threading
 import typing as t
 import uuid
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
+
+from web.server import Handler, Server
 
 Object = dict[str, t.Any]
 
@@ -51,7 +52,7 @@ class Answer(Exception):  # noqa: N818
         self.reason = reason
 
 
-class Emulator:
+class Emulator(Server):
     """The server. ``minor`` is its version 1.minor, ``token`` what it asks for, and ``hook`` is called with each request before it.
 
     ``groups`` are APIs of metrics that it lists, and does not serve.
@@ -75,34 +76,14 @@ class Emulator:
         self.defaulting = True
         self._revision = 100
         self._lock = threading.RLock()
-        self._server = _Server(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
-        self._scheme = "http"
+        context = None
         if certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(*certificate)
             if client_ca is not None:
                 context.load_verify_locations(client_ca)
                 context.verify_mode = ssl.CERT_REQUIRED
-            self._server.socket = context.wrap_socket(
-                self._server.socket, server_side=True, do_handshake_on_connect=False
-            )
-            self._scheme = "https"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-
-    def __enter__(self) -> Emulator:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_raised: t.Any) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}"
+        super().__init__(_handler(self), context)
 
     def put(self, path: str, item: Object) -> Object:
         """Set the object at a path past the API, as a controller or another client does."""
@@ -268,17 +249,8 @@ def merged(target: t.Any, patch: t.Any) -> t.Any:
     return result
 
 
-class _Server(ThreadingHTTPServer):
-    def handle_error(self, request: t.Any, client_address: t.Any) -> None:
-        """Say nothing of a client that ends a connection, as it does with a server that it does not trust."""
-
-
-def _handler(emulator: Emulator) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        # a body that waits for the acknowledgement of its headers takes 40 ms
-        disable_nagle_algorithm = True
-
+def _handler(emulator: Emulator) -> type[Handler]:
+    class Requests(Handler):
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             try:
@@ -296,20 +268,12 @@ def _handler(emulator: Emulator) -> type[BaseHTTPRequestHandler]:
                     answer = json.dumps(said)
             except Exception as error:  # noqa: BLE001
                 status, answer = 500, json.dumps({"kind": "Status", "message": f"{type(error).__name__}: {error}"})
-            data = answer.encode()
             with contextlib.suppress(ConnectionError):
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
+                self.send(status, answer)
 
         do_GET = do_POST = do_PATCH = do_DELETE = _answer  # noqa: N815
 
-        def log_message(self, *_args: t.Any) -> None:
-            """Say nothing."""
-
-    return Handler
+    return Requests
 
 
 def certificate(folder: t.Any) -> tuple[str, str]:

@@ -9,41 +9,24 @@ without the token, and NaN as text. It parses no PromQL and stores nothing.
 
 from __future__ import annotations
 
-import json
 import math
-import threading
 import typing as t
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
+
+from web.server import Handler, Server
 
 MOST = 11_000
 Series = t.Callable[[float], float | None]
 
 
-class Prometheus:
+class Prometheus(Server):
     """The server. ``queries`` are lists of series by the text of the query; a series has no value where it returns none."""
 
     def __init__(self, token: str | None = None) -> None:
         self.queries: dict[str, list[Series]] = {}
         self.token = token
         self.asked: list[dict[str, str]] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-
-    def __enter__(self) -> Prometheus:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_raised: t.Any) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        super().__init__(_handler(self))
 
     def answer(self, path: str, params: dict[str, str]) -> tuple[int, dict[str, t.Any]]:
         """Answer a query."""
@@ -75,26 +58,14 @@ def _text(value: float) -> str:
     return "NaN" if math.isnan(value) else str(value)
 
 
-def _handler(server: Prometheus) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        # a body that waits for the acknowledgement of its headers takes 40 ms
-        disable_nagle_algorithm = True
-
+def _handler(server: Prometheus) -> type[Handler]:
+    class Requests(Handler):
         def do_GET(self) -> None:  # noqa: N802
             parts = urlsplit(self.path)
             params = {key: values[0] for key, values in parse_qs(parts.query).items()}
             status, answer = 401, t.cast(dict[str, t.Any], {"status": "error", "error": "unauthorized"})
             if server.token is None or self.headers.get("Authorization") == f"Bearer {server.token}":
                 status, answer = server.answer(parts.path, params)
-            data = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            self.send(status, answer)
 
-        def log_message(self, *_args: t.Any) -> None:
-            """Say nothing."""
-
-    return Handler
+    return Requests

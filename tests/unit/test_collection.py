@@ -113,7 +113,10 @@ def documented(name: str) -> dict[str, t.Any]:
             attributes[attribute] = {**attributes.get(attribute, {}), **details}
     for attribute, details in documentation.get("attributes", {}).items():
         attributes[attribute] = {**attributes.get(attribute, {}), **details}
-    return {**documentation, "options": {**options, **documentation.get("options", {})}, "attributes": attributes}
+    # a module may say something of an option of its fragment otherwise, as ansible-core merges them
+    for option, details in documentation.get("options", {}).items():
+        options[option] = {**options.get(option, {}), **details}
+    return {**documentation, "options": options, "attributes": attributes}
 
 
 def comparable(options: Options, children: str) -> Options:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import html
 import itertools
+import math
 import typing as t
 
 from .model import HpaSpec
@@ -19,6 +20,8 @@ COLUMNS = 1000
 
 _WIDTH, _LEFT, _HEIGHT, _GAP = 1100, 60, 170, 46  # px of the drawing, of the scale, and of each of the two charts
 _ROWS = 200  # violations in the table
+DAY_S = 86_400
+EARLIEST_S = 365 * DAY_S  # what is earlier is no date
 _STYLE = """
 :root { color-scheme: light dark; --bg:#fbfbfa; --card:#fff; --ink:#1c2024; --soft:#60646c; --line:#d9d9e0;
  --good:#1a7f4b; --bad:#c62a2f; --load:#4c7fd0; --pods:#b6782b }
@@ -32,7 +35,7 @@ svg { display:block; max-width:100%; height:auto } svg text { font:12px system-u
 .load { fill:none; stroke:var(--load); stroke-width:1.5 } .pods { fill:none; stroke:var(--pods); stroke-width:1.5 }
 .ready { fill:none; stroke:var(--soft); stroke-dasharray:3 3 } .axis { stroke:var(--line) }
 .old { fill:none; stroke:var(--soft); stroke-width:1.5 } .dot { fill:var(--load) } .was { fill:var(--soft) } .is { fill:var(--good) }
-.late { fill:var(--bad); opacity:.35 }
+.late { fill:var(--bad); opacity:.35 } .goal { stroke:var(--bad); stroke-dasharray:6 4 } .day { stroke:var(--line); stroke-dasharray:2 4 }
 table { border-collapse:collapse; width:100% } th,td { text-align:left; padding:6px 10px; border-bottom:1px solid var(--line) }
 th { font-size:12px; color:var(--soft) }
 """
@@ -120,16 +123,20 @@ def _drawing(result: t.Mapping[str, t.Any]) -> str:
             parts.append(
                 f'<text x="{_WIDTH}" y="{base + 16}" text-anchor="end">{_e(_moment(first_s + length_s))}</text>'
             )
+            parts.append(_days(first_s, length_s, top, base))
     return (
         f'<svg role="img" aria-label="Load and replicas over time" viewBox="0 0 {_WIDTH} {2 * (_HEIGHT + _GAP)}">'
         f"{''.join(parts)}</svg>"
     )
 
 
-def to_tuned_html(result: t.Mapping[str, t.Any], drawn: t.Mapping[str, t.Any], title: str, sync_s: int) -> str:
+def to_tuned_html(
+    result: t.Mapping[str, t.Any], drawn: t.Mapping[str, t.Any], title: str, sync_s: int, min_share: float
+) -> str:
     """Return what was tuned as one page that needs nothing from elsewhere.
 
     :param drawn: the held-out days: ``first_s``, ``load``, and ``replicas`` and ``late`` for each sync ``before`` and ``after``.
+    :param min_share: the share of the syncs in which the objective must hold.
     """
     before, after = result["before"], result["after"]
     head = f"{title}: {result['verdict']}"
@@ -164,7 +171,7 @@ def to_tuned_html(result: t.Mapping[str, t.Any], drawn: t.Mapping[str, t.Any], t
     parts.append(_table("Figures", ("Figure", "Training, before", "after", "Held out, before", "after"), rows))
     parts.append(
         "<h2>Trade-off: replica-hours and the share of the time without the objective, of the specs that no other one beats</h2>"
-        f'<div class="card">{_curve(result)}</div>'
+        f'<div class="card">{_curve(result, min_share)}</div>'
     )
     if result["schedule"] is not None:
         columns = ("Days", "From (UTC)", "To", "Fewest replicas")
@@ -204,6 +211,7 @@ def _both(drawn: t.Mapping[str, t.Any], sync_s: int) -> str:
         parts.append(f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH}" y1="{base}" y2="{base}"/>')
         parts.append(f'<text x="0" y="{top + 16}">{most:,g}</text><text x="0" y="{top + 32}">{words}</text>')
         parts.append(f'<text x="0" y="{base}">0</text>')
+        parts.append(_days(drawn["first_s"], count * sync_s, top, base))
     strip = second + _HEIGHT + 12
     for name in ("before", "after"):
         parts.append(f'<text x="0" y="{strip + 10}">{name}</text>')
@@ -221,15 +229,19 @@ def _both(drawn: t.Mapping[str, t.Any], sync_s: int) -> str:
     )
 
 
-def _curve(result: t.Mapping[str, t.Any]) -> str:
+def _curve(result: t.Mapping[str, t.Any], min_share: float) -> str:
     """Return the drawing of cost and violations on held-out days: each spec of the curve, the present one and the chosen one."""
     dots = [("dot", one["held_out"]) for one in result["curve"]]
     dots += [("was", result["before"]["held_out"]), ("is", result["after"]["held_out"])]
     hours = [one["replica_hours"] for _kind, one in dots]
     lates = [1 - one["slo_share"] for _kind, one in dots]
-    low, high, worst = min(hours), max(hours), max(lates) or 1.0
+    low, high, worst = min(hours), max(hours), max(*lates, 1 - min_share) or 1.0
     spread = (high - low) or 1.0
-    parts = []
+    goal = 12 + (_HEIGHT - 24) * (1 - (1 - min_share) / worst)
+    parts = [
+        f'<line class="goal" x1="{_LEFT}" x2="{_WIDTH}" y1="{goal:.1f}" y2="{goal:.1f}">'
+        f"<title>the objective: at most {1 - min_share:.3%}</title></line>"
+    ]
     for (kind, one), late in zip(dots, lates, strict=True):
         x = _LEFT + 10 + (_WIDTH - _LEFT - 20) * (one["replica_hours"] - low) / spread
         y = 12 + (_HEIGHT - 24) * (1 - late / worst)
@@ -242,10 +254,25 @@ def _curve(result: t.Mapping[str, t.Any]) -> str:
     parts.append(f'<text x="0" y="18">{worst:.3%}</text><text x="0" y="{_HEIGHT - 6}">0 %</text>')
     parts.append(f'<text x="{_LEFT}" y="{_HEIGHT + 16}">{low:,.1f} replica-hours</text>')
     parts.append(f'<text x="{_WIDTH}" y="{_HEIGHT + 16}" text-anchor="end">{high:,.1f} replica-hours</text>')
-    parts.append(
-        f'<text x="{_WIDTH // 2}" y="{_HEIGHT + 16}" text-anchor="middle">grey: present, green: recommended, on held-out days</text>'
-    )
+    said = "grey: present, green: recommended, red line: the objective; on held-out days"
+    parts.append(f'<text x="{_WIDTH // 2}" y="{_HEIGHT + 16}" text-anchor="middle">{said}</text>')
     return f'<svg role="img" aria-label="Trade-off of cost and objective" viewBox="0 0 {_WIDTH} {_HEIGHT + _GAP}">{"".join(parts)}</svg>'
+
+
+def _days(first_s: float, length_s: float, top: int, base: int) -> str:
+    """Return a line for each midnight (UTC) of some days."""
+    if not EARLIEST_S <= first_s <= LATEST_S - length_s or not DAY_S < length_s <= 62 * DAY_S:
+        return ""
+    parts = []
+    midnight = math.ceil(first_s / DAY_S) * DAY_S
+    while midnight < first_s + length_s:
+        x = _LEFT + (_WIDTH - _LEFT) * (midnight - first_s) / length_s
+        day = datetime.datetime.fromtimestamp(midnight, datetime.UTC)
+        parts.append(
+            f'<line class="day" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{base}"><title>{day:%A %Y-%m-%d}</title></line>'
+        )
+        midnight += DAY_S
+    return "".join(parts)
 
 
 def _number(value: t.Any) -> str:
@@ -254,7 +281,7 @@ def _number(value: t.Any) -> str:
 
 def _moment(at_s: float) -> str:
     """Return a time for people: of the day for one since 1970, else in seconds."""
-    if not 86400 * 365 <= at_s <= LATEST_S:
+    if not EARLIEST_S <= at_s <= LATEST_S:
         return f"{at_s:,.0f} s"
     return datetime.datetime.fromtimestamp(at_s, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 

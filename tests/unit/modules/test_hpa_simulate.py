@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import copy
-import html.parser
 import json
 import pathlib
 import stat
@@ -17,6 +16,7 @@ import yaml
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.headroom.scale.plugins.module_utils._autoscaling import replay
 from ansible_collections.headroom.scale.plugins.modules import hpa_simulate
+from web.page import Page
 
 CPU = {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 60}}}
 GIVEN: dict[str, t.Any] = {
@@ -264,27 +264,6 @@ def test_replicas_out_of_bounds_are_told(capsys: pytest.CaptureFixture[str]) -> 
 # ---- the page
 
 
-class Page(html.parser.HTMLParser):
-    """Collects what a page is made of."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
 def test_the_report_is_one_page_that_needs_nothing_else(
     capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path
 ) -> None:
@@ -292,7 +271,6 @@ def test_the_report_is_one_page_that_needs_nothing_else(
     result = run(capsys, report_file=str(path))[1]
     text = path.read_text(encoding="utf-8")
     page = Page(text)
-    assert page.open == []
     assert not {"src", "href"} & {name for _tag, attributes in page.tags for name in attributes}
     assert {"script", "link", "img"}.isdisjoint(tag for tag, _attributes in page.tags)
     drawn = [attributes.get("class") for tag, attributes in page.tags if tag in ("polyline", "rect")]
@@ -310,7 +288,7 @@ def test_names_cannot_break_the_report(capsys: pytest.CaptureFixture[str], tmp_p
     }
     run(capsys, report_file=str(path), spec={"maxReplicas": 12, "metrics": [rate]})
     assert "&lt;b&gt;&amp;" in path.read_text(encoding="utf-8")
-    assert Page(path.read_text(encoding="utf-8")).open == []
+    Page(path.read_text(encoding="utf-8"))
 
 
 def test_check_mode_writes_no_report(capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path) -> None:
@@ -326,3 +304,9 @@ def test_a_report_over_days_has_dates(capsys: pytest.CaptureFixture[str], tmp_pa
     run(capsys, report_file=str(path), points=[["2026-01-31T12:00:00Z", 100], ["2026-01-31T18:00:00Z", 0]])
     assert "2026-01-31 12:00:00 UTC" in path.read_text(encoding="utf-8")
     assert run(capsys, report_file=str(path), points=[[253402300000, 100], [253402300799, 0]])[0] == 0
+    points = [["2026-01-30T12:00:00Z", 100], ["2026-02-02T12:00:00Z", 0]]
+    run(capsys, report_file=str(path), points=points, controller={"sync_s": 600}, max_items=0)
+    page = Page(path.read_text(encoding="utf-8"))
+    # three midnights in each of the two charts
+    assert [attributes.get("class") for _tag, attributes in page.tags].count("day") == 6
+    assert "Saturday 2026-01-31" in path.read_text(encoding="utf-8")

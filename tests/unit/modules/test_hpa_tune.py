@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import copy
-import html.parser
 import json
 import math
 import pathlib
@@ -23,6 +22,7 @@ from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.kube.m
 from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.tune.apply import ANNOTATION  # noqa: E402
 from ansible_collections.headroom.scale.plugins.modules import hpa_tune  # noqa: E402
 from metrics.prometheus import Prometheus  # noqa: E402
+from web.page import Page  # noqa: E402
 
 # a Monday
 START_S = 1_760_918_400
@@ -267,27 +267,6 @@ def test_a_file_that_is_no_spec(capsys: pytest.CaptureFixture[str], tmp_path: pa
 # ---- the page
 
 
-class Page(html.parser.HTMLParser):
-    """Collects what a page is made of."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
 def test_the_report_is_one_page_that_needs_nothing_else(
     capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path
 ) -> None:
@@ -299,11 +278,10 @@ def test_the_report_is_one_page_that_needs_nothing_else(
     result = run(capsys, report_file=str(path), spec=small, data={"min_days": 3, "load_is_whole": True})[1]
     text = path.read_text(encoding="utf-8")
     page = Page(text)
-    assert page.open == []
     assert not {"src", "href"} & {name for _tag, attributes in page.tags for name in attributes}
     assert {"script", "link", "img"}.isdisjoint(tag for tag, _attributes in page.tags)
     drawn = [attributes.get("class") for _tag, attributes in page.tags]
-    assert {"load", "old", "pods", "late", "dot", "was", "is"} < set(drawn)
+    assert {"load", "old", "pods", "late", "dot", "was", "is", "goal"} < set(drawn)
     assert drawn.count("dot") == len(result["curve"])
     assert all(change["risk_reason"] in text for change in result["changes"])
 

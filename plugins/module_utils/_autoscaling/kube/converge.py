@@ -13,6 +13,7 @@ import typing as t
 from dataclasses import dataclass, field
 
 from ..._common.argspec import ArgumentSpec
+from ..._common.change import Change
 from ..._common.errors import HeadroomError, OptionError
 from . import plan as planning
 from .client import Client, Refused
@@ -20,7 +21,7 @@ from .connection import Access, connection_spec, parse_access
 from .judge import Surroundings, judge
 from .model import DIRECTIONS, SOURCES, TARGETS, Spec, without_nulls
 from .observe import hpas_path, look_around
-from .plan import CREATE, DELETE, NOTHING, PATCH, Change, Plan, plan
+from .plan import CREATE, DELETE, NOTHING, PATCH, Plan, plan
 from .validate import check_labels, check_name, check_namespace, check_spec, has_tolerance
 
 ATTEMPTS = 5

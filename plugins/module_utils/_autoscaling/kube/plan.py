@@ -9,25 +9,13 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass, field
 
+from ..._common.change import Change
 from .model import Spec, comparable, complete, describe
 
 CREATE = "create"
 PATCH = "patch"
 DELETE = "delete"
 NOTHING = "none"
-
-
-@dataclass(frozen=True)
-class Change:
-    """One thing that changes, in words; ``None`` for what was not or will not be there."""
-
-    what: str
-    before: str | None
-    after: str | None
-
-    def as_dict(self) -> dict[str, str | None]:
-        """Return the change as a module's return value."""
-        return {"what": self.what, "before": self.before, "after": self.after}
 
 
 @dataclass(frozen=True)

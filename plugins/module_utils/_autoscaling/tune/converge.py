@@ -139,7 +139,7 @@ class _Tuning:
         path = options.params["report_file"]
         if path is not None and not check:
             drawn = _drawn(verdict, held)
-            page = report.to_tuned_html(result, drawn, self.title, simulation.sync_s)
+            page = report.to_tuned_html(result, drawn, self.title, simulation.sync_s, options.objective.min_share)
             write_file("report_file", path, page, 0o644, result)
         return result
 
@@ -325,6 +325,9 @@ class _Tuning:
                 f"{before['replica_hours']:.1f} ({percent:+.1%}), and the objective holds in {after['slo_share']:.3%} in place of "
                 f"{before['slo_share']:.3%} of the time."
             )
+            if percent > 0:
+                shares = [result[side]["train"]["slo_share"] for side in ("after", "before")]
+                text += f" On training days it holds in {shares[0]:.3%} in place of {shares[1]:.3%}."
         if result["schedule"] is not None:
             planned = result["schedule"]["held_out"]
             text += (

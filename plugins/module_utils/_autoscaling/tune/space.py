@@ -14,15 +14,20 @@ from dataclasses import dataclass, replace
 from ..model import Behavior, HpaSpec, Policy, Rules
 from .model import LEGACY_UP, Parameters
 
-UP_WINDOWS_S = (0, 15, 30, 60, 120, 180, 300)
-DOWN_WINDOWS_S = (0, 30, 60, 120, 180, 300, 600, 900, 1800)
-TOLERANCES = (0.0, 0.01, 0.02, 0.03, 0.05, 0.1, 0.15)
+UP_WINDOWS_S = (0, 15, 30, 60, 90, 120, 180, 300, 450, 600)
+DOWN_WINDOWS_S = (0, 30, 60, 90, 120, 180, 300, 450, 600, 900, 1200, 1800, 2700, 3600)
+TOLERANCES = (0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15)
 UP_POLICIES = (
     (Policy("Percent", 100, 15), Policy("Pods", 4, 15)),
     (Policy("Percent", 100, 60), Policy("Pods", 4, 60)),
     (Policy("Percent", 50, 60), Policy("Pods", 5, 60)),
     (Policy("Percent", 300, 15), Policy("Pods", 10, 15)),
     (Policy("Percent", 900, 15),),
+    # slow ones keep noise from being followed
+    (Policy("Percent", 10, 60),),
+    (Policy("Pods", 2, 60),),
+    (Policy("Pods", 1, 60),),
+    (Policy("Pods", 1, 180),),
 )
 DOWN_POLICIES = (
     (Policy("Percent", 100, 15),),
@@ -30,7 +35,11 @@ DOWN_POLICIES = (
     (Policy("Percent", 20, 60),),
     (Policy("Percent", 10, 60),),
     (Policy("Percent", 5, 60),),
+    (Policy("Percent", 5, 300),),
     (Policy("Pods", 1, 60),),
+    (Policy("Pods", 1, 180),),
+    (Policy("Pods", 1, 300),),
+    (Policy("Pods", 1, 900),),
 )
 
 
@@ -94,21 +103,30 @@ class Space:
             rules is None or rules.window_s == was.window_s or rules.window_s in near for rules, near, was in windows
         )
 
-    def anchors(self) -> list[Parameters]:
-        """Return parameters worth a try in every search: the targets from low to high, with and without quick rules."""
-        found = [self.before]
-        for part in range(9):
-            targets = tuple(round(low + (high - low) * part / 8) for low, high in self.targets)
-            found.append(replace(self.before, targets=targets))
-            middle = self.down_windows[len(self.down_windows) // 2]
-            for window_s in dict.fromkeys((self.down_windows[0], middle, self.down_windows[-1])):
-                up = replace(self._up, window_s=self.up_windows[0], policies=UP_POLICIES[0])
-                down = replace(self._down, window_s=window_s)
-                if self._limits.tolerances:
-                    up, down = replace(up, tolerance=0.02), replace(down, tolerance=0.05)
-                for floor in dict.fromkeys((self.floors[0], self.before.min_replicas)):
-                    found.append(replace(self.before, targets=targets, min_replicas=floor, up=up, down=down))
-        return found
+    def anchors(self, most: int) -> list[Parameters]:
+        """Return parameters worth a try in every search, whatever their targets: quick rules with windows from short to long."""
+        pairs = [(up_s, down_s) for down_s in self.down_windows for up_s in self.up_windows]
+        up, down = replace(self._up, policies=UP_POLICIES[0]), replace(self._down, policies=DOWN_POLICIES[0])
+        if self._limits.tolerances:
+            up, down = replace(up, tolerance=0.02), replace(down, tolerance=0.02)
+        least = replace(self.before, min_replicas=self.floors[0])
+        found = [self.before, least]
+        found += [
+            replace(least, up=replace(up, window_s=up_s), down=replace(down, window_s=down_s)) for up_s, down_s in pairs
+        ]
+        return found[:2] + found[2 :: math.ceil(len(pairs) / max(1, most - 2))]
+
+    def at(self, one: Parameters, level: float) -> Parameters:
+        """Return parameters with all targets at one share of their ranges."""
+        return replace(one, targets=tuple(round(low + (high - low) * level) for low, high in self.targets))
+
+    def moved(self, one: Parameters, percent: float) -> Parameters:
+        """Return parameters with all targets moved by so much of their ranges, at least by one."""
+        targets = []
+        for target, (low, high) in zip(one.targets, self.targets, strict=True):
+            step = math.copysign(max(1, round(abs(high - low) * abs(percent) / 100)), percent)
+            targets.append(min(high, max(low, target + int(step))))
+        return replace(one, targets=tuple(targets))
 
     def draw(self, chance: random.Random) -> Parameters:
         """Return parameters by chance."""

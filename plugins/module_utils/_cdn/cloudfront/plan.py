@@ -9,6 +9,7 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass, field, replace
 
+from ..._common.change import Change
 from ..._common.errors import HeadroomError
 from .model import (
     DEPLOYMENT,
@@ -41,19 +42,6 @@ STAGING_DOMAIN = reference(STAGING, "domain_name")
 POLICY = reference(DEPLOYMENT, "id")
 # what a distribution keeps to itself when the staging one is promoted
 _KEPT = ("Aliases", "ContinuousDeploymentPolicyId", "Staging", "CallerReference")
-
-
-@dataclass(frozen=True)
-class Change:
-    """One thing that changes, in words; ``None`` for what was not or will not be there."""
-
-    what: str
-    before: str | None
-    after: str | None
-
-    def as_dict(self) -> dict[str, str | None]:
-        """Return the change as a module's return value."""
-        return {"what": self.what, "before": self.before, "after": self.after}
 
 
 @dataclass(frozen=True)

@@ -151,8 +151,8 @@ def error(state: str, message: str) -> t.Callable[[socket.socket], None]:
 
 
 def silent(line: socket.socket) -> None:
-    """Say nothing for a while."""
-    time.sleep(3)
+    """Say nothing for much longer than anything waits for it."""
+    time.sleep(10)
     line.close()
 
 
@@ -183,7 +183,7 @@ def test_stages_are_told_apart(behave: t.Callable[[socket.socket], None], code: 
     with server(behave) as port:
         seen, took_s, message = look("127.0.0.1", port)
     assert seen == code
-    assert took_s < 1.5
+    assert took_s < 3
     assert message.startswith(f"Failed to look at pg1 on 127.0.0.1:{port}: ")
     assert "hunter2" not in message
 
@@ -220,10 +220,10 @@ def test_a_name_that_does_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_resolver_that_hangs_costs_no_more_than_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: time.sleep(3) or [])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: time.sleep(4) or [])
     code, took_s, _message = look("slow.invalid", 5432, timeout_s=0.3)
     assert code == "dns_failure"
-    assert took_s < 1.0
+    assert took_s < 2
 
 
 def test_fifty_silent_nodes_take_as_long_as_one() -> None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import html.parser
 import os
 import re
 import sys
@@ -28,6 +27,7 @@ from ansible_collections.headroom.scale.plugins.module_utils._postgresql.health.
     parse_lsn,
 )
 from health_builders import behind, cluster, judged, replica  # noqa: E402
+from web.page import Page  # noqa: E402
 
 NASTY = 'pg3"><script>alert(1)</script>\\'
 
@@ -46,48 +46,23 @@ def nasty() -> dict[str, t.Any]:
     return render.to_result(judge.conclude(nodes, limits), limits)
 
 
-class Page(html.parser.HTMLParser):
-    """Collects tags and checks that they nest."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[str] = []
-        self.links: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: t.Any) -> None:
-        self.seen.append(tag)
-        self.links += [value for name, value in attrs if name in ("src", "href", "srcset", "data")]
-        if tag not in ("meta", "rect", "path", "br"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: t.Any) -> None:
-        self.seen.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
 def page(data: dict[str, t.Any]) -> Page:
     """Parse the page of a result."""
-    parser = Page()
-    parser.feed(render.to_html(data))
-    assert parser.open == []
-    return parser
+    return Page(render.to_html(data))
 
 
 def test_the_page_is_whole_and_loads_nothing() -> None:
     seen = cluster(pg3=replica("pg3", replay_paused=True, **behind(99999999, 40.0)))
     parsed = page(result(seen))
     assert parsed.links == []
-    assert "script" not in parsed.seen
+    assert "script" not in parsed.names
     assert "url(" not in render.to_html(result(seen))
     assert "@import" not in render.to_html(result(seen))
-    assert parsed.seen.count("rect") == 4
+    assert parsed.names.count("rect") == 4
 
 
 def test_the_page_escapes_names_and_messages() -> None:
-    assert "script" not in page(nasty()).seen
+    assert "script" not in page(nasty()).names
 
 
 def test_the_page_tells_verdicts_in_words() -> None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import html.parser
 import os
 import re
 import sys
@@ -23,6 +22,7 @@ from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.heal
 )
 from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.model import Node  # noqa: E402
 from redis_health_builders import NAMES, NODES, cluster, facts, judged, lines, view  # noqa: E402
+from web.page import Page  # noqa: E402
 
 NASTY = 'rc9"><script>alert(1)</script>\\'
 
@@ -37,36 +37,6 @@ def nasty() -> dict[str, t.Any]:
     seen = {**cluster(), NASTY: NodeFacts(NASTY, fault=Fault("dns_failure", f"Failed {NASTY}."))}
     picture = judge.Picture([*NODES, Node(NASTY, NASTY, 1)], seen)
     return render.to_result(judge.conclude(picture, judge.judge_nodes(picture, Limits()), Limits()), Limits())
-
-
-class Page(html.parser.HTMLParser):
-    """Collects tags and checks that they nest."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[str] = []
-        self.links: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: t.Any) -> None:
-        self.seen.append(tag)
-        self.links += [value for name, value in attrs if name in ("src", "href", "srcset", "data")]
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: t.Any) -> None:
-        self.seen.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def page(text: str) -> Page:
-    """Return the parsed page."""
-    found = Page()
-    found.feed(text)
-    assert found.open == []
-    return found
 
 
 def test_slots_are_given_as_ranges() -> None:
@@ -117,11 +87,11 @@ def test_prometheus_lines_are_well_formed() -> None:
 
 def test_the_page_stands_alone_and_nothing_breaks_out() -> None:
     text = render.to_html(nasty())
-    found = page(text)
-    assert "script" not in found.seen
+    found = Page(text)
+    assert "script" not in found.names
     assert found.links == []
     assert "http" not in text
-    assert found.seen.count("svg") == 2
+    assert found.names.count("svg") == 2
     assert all(f">{name}<" in text for name in NAMES)
 
 
@@ -135,14 +105,14 @@ def test_the_page_draws_each_range_of_a_primary() -> None:
 
 def test_the_page_of_a_cluster_that_nobody_saw() -> None:
     text = render.to_html(result(seen={}))
-    page(text)
+    Page(text)
     assert "must not be relied on" in text
 
 
 def test_many_replicas_and_long_names_are_drawn() -> None:
     names = [f"cache-node-{number:03}.rack.example.com" for number in range(9)]
     shard = dict(result()["shards"][0], replicas=names)
-    page(render.to_html({**result(), "shards": [shard]}))
+    Page(render.to_html({**result(), "shards": [shard]}))
     assert render.shorten("a" * 40) == "a" * 12 + "…" + "a" * 11
     assert len(render.shorten("a" * 40)) == 24
 
