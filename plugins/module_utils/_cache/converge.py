@@ -21,7 +21,6 @@ _FINAL = {
     "access_denied",
     "authentication_failed",
     "bad_request",
-    "missing_distribution",
     "mixed_nodes",
     "no_access",
     "not_completed",
@@ -53,6 +52,8 @@ class _Run:
         self.first: dict[str, Counts] = {}
         self.changed = False
         self.began_s = time.monotonic()
+        # of the last flush of each layer
+        self.started_s: dict[str, float] = {}
         self.ended_s: dict[str, float] = {}
         self.verified: list[dict[str, t.Any]] = []
         self.warmed: dict[str, t.Any] = {}
@@ -83,7 +84,7 @@ class _Run:
         row = self.rows[step.layer]
         if not self.check:
             self._wait(step)
-        began_s = time.monotonic()
+        began_s = self.started_s[step.layer] = time.monotonic()
         try:
             counts = self._attempts(layer, row, step.number > 1 or self.options.in_flight_s == 0)
         except HeadroomError as error:
@@ -159,7 +160,7 @@ class _Run:
         if options.probes:
             # what an outer cache has from an inner one may be as old as what that one holds
             tells = next((layer for layer in self.active if layer.kind != REDIS), self.active[0])
-            since_s = self.ended_s[tells.name] - self.rows[tells.name]["duration_s"]
+            since_s = self.started_s[tells.name]
             self.verified = verify(options.probes, options.trust, options.timeout_s, since_s)
             stale = [row for row in self.verified if not row["holds"]]
             if stale:
