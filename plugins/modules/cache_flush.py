@@ -391,7 +391,8 @@ options:
         version_added: 0.1.0
       slow_ms:
         description:
-          - It ends when the middle one of the last eight answers took longer than so many milliseconds, or an answer is an error of the server.
+          - It ends when the middle one of the last eight answers took longer than so many milliseconds, or an answer is an error
+            of the server.
         type: float
         default: 1000
         version_added: 0.1.0
@@ -406,8 +407,8 @@ attributes:
   idempotent:
     support: partial
     details:
-      - A second run reports no change in Redis and nginx when nothing matches any more. Bans of Varnish and invalidations of CloudFront are a
-        change each time.
+      - A second run reports no change in Redis and nginx when nothing matches any more. Bans of Varnish and invalidations of CloudFront
+        are a change each time.
 extends_documentation_fragment:
   - headroom.scale.attributes
   - headroom.scale.redis

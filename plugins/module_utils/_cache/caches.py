@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from .._common.errors import HeadroomError
 from .http import Answer, Base, Connection, HttpError, Trust
-from .model import NGINX, VARNISH, Counts, Targets
+from .model import NGINX, VARNISH, Counts, Targets, number
 from .plan import coalesce, is_wildcard
 
 # connections to each host
@@ -94,7 +94,7 @@ class HttpLayer:
 
     def describe(self) -> str:
         """Return in a line what is flushed there."""
-        return f"{len(self._requests)} requests to each of {len(self.cache.hosts)} hosts"
+        return f"{number(len(self._requests), 'requests')} to each of {number(len(self.cache.hosts), 'hosts')}"
 
     def count(self) -> Counts:
         """Return what would be asked; what a cache holds it tells nobody."""
@@ -113,7 +113,7 @@ class HttpLayer:
             error = t.cast("HeadroomError", failed[0]["error"])
             for row in rows:
                 row["error"] = None if row["error"] is None else str(row["error"])
-            error.facts.update(found=found, hosts=rows)
+            error.facts.update(found=found, sent=sum(row["sent"] for row in rows), hosts=rows)
             raise error
         for row in rows:
             del row["error"]

@@ -13,7 +13,7 @@ import uuid
 from .._common.aws.cloudfront import Client, Refused
 from .._common.aws.connection import Access
 from .._common.errors import HeadroomError
-from .model import CLOUDFRONT, Counts, Targets
+from .model import CLOUDFRONT, Counts, Targets, number
 from .plan import batches, coalesce, cost
 
 POLL_S = 5.0
@@ -43,7 +43,7 @@ class CloudfrontLayer:
 
     def describe(self) -> str:
         """Return in a line what is flushed there."""
-        return f"{len(self.paths)} paths of distribution {self.distribution_id}"
+        return f"{number(len(self.paths), 'paths')} of distribution {self.distribution_id}"
 
     def count(self) -> Counts:
         """Return what would be asked, after a look whether the distribution is there."""

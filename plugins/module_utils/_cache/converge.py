@@ -10,7 +10,7 @@ import time
 import typing as t
 
 from .._common.errors import HeadroomError
-from .model import CLOUDFRONT, NGINX, REDIS, Counts, Layer, Step
+from .model import CLOUDFRONT, NGINX, REDIS, Counts, Layer, Step, number
 from .options import CONTINUE, Options
 from .plan import cost, sequence
 from .probe import refill, verify
@@ -88,15 +88,17 @@ class _Run:
         try:
             counts = self._attempts(layer, row, step.number > 1 or self.options.in_flight_s == 0)
         except HeadroomError as error:
-            self._add(
-                row, Counts(error.facts.get("found", 0), error.facts.get("sent", 0), layer.kind in (REDIS, NGINX))
-            )
+            # what was done before it failed is done
+            facts = {name: error.facts.pop(name, None) for name in ("found", "sent", "hosts")}
+            sure = layer.kind in (REDIS, NGINX)
+            self._add(row, Counts(facts["found"] or 0, facts["sent"] or 0, sure))
             row.update(state="failed", error=str(error))
-            if "hosts" in error.facts:
-                row["hosts"] = error.facts.pop("hosts")
+            if facts["hosts"]:
+                row["hosts"] = facts["hosts"]
             self.errors[layer.name] = error
         else:
-            if self.check:
+            if self.check and not counts.sure:
+                # each pass sends it
                 counts.sent *= 2 if self.options.in_flight_s > 0 else 1
             self._add(row, counts)
             row.update(state="counted" if self.check else "flushed", flushes=row["flushes"] + (not self.check))
@@ -190,11 +192,12 @@ class _Run:
             # a count and a flush say the same of a layer
             if layer.kind == REDIS:
                 keys = counts.more.get("keys", counts.found)
-                before.append(f"{layer.name}: {keys} keys of {layer.describe()}")
+                before.append(f"{layer.name}: {number(keys, 'keys')} of {layer.describe()}")
                 after.append(f"{layer.name}: 0 keys of {layer.describe()}")
             else:
                 before.append(f"{layer.name}: {layer.describe()}")
-                after.append(f"{layer.name}: {layer.describe()}, purged")
+                done = "" if layer.name in self.errors else ", purged"
+                after.append(f"{layer.name}: {layer.describe()}{done}")
         return {
             "changed": self.changed,
             "summary": self._summary(),
@@ -221,7 +224,9 @@ class _Run:
             if row["state"] in ("skipped", "failed"):
                 said.append(f"{row['name']} {row['state']}")
             elif row["kind"] == REDIS:
-                said.append(f"{row.get('keys', 0)} keys in {row['name']}")
+                said.append(f"{number(row.get('keys', 0), 'keys')} in {row['name']}")
             else:
-                said.append(f"{row['sent']} {'paths' if row['kind'] == CLOUDFRONT else 'requests'} to {row['name']}")
+                said.append(
+                    f"{number(row['sent'], 'paths' if row['kind'] == CLOUDFRONT else 'requests')} to {row['name']}"
+                )
         return f"{'Would flush' if self.check else 'Flushed'}: {', '.join(said)}."

@@ -60,6 +60,11 @@ class Counts:
         return self.found > 0 if self.sure else self.sent > 0
 
 
+def number(count: int, what: str) -> str:
+    """Return how many there are, as people say it: one of them has no s."""
+    return f"{count} {what[:-1] if count == 1 else what}"
+
+
 class Layer(t.Protocol):
     """A layer of caches."""
 

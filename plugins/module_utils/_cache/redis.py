@@ -18,7 +18,7 @@ from .._common.redis.model import Node, key_slot
 from .fleet import Fleet
 from .globs import Matcher
 from .guard import Guard, Limits
-from .model import REDIS, Counts, Targets
+from .model import REDIS, Counts, Targets, number
 
 # keys that a server looks at, at most, before it serves others
 SCAN_COUNT = 2000
@@ -77,7 +77,7 @@ class RedisLayer:
         if self.targets.everything:
             return "all keys"
         counts = {"patterns": self.targets.patterns, "keys": self.targets.keys, "tags": self.targets.tags}
-        return ", ".join(f"{len(values)} {what}" for what, values in counts.items() if values)
+        return ", ".join(number(len(values), what) for what, values in counts.items() if values)
 
     def count(self) -> Counts:
         """Count what a flush would delete."""

@@ -781,7 +781,8 @@ def test_every_return_value_is_documented_with_a_sample(aws: Emulator, capsys: p
 
 def test_every_code_is_documented() -> None:
     folder = pathlib.Path(converge.__file__).parent
-    source = "".join(path.read_text() for path in sorted(folder.glob("*.py")))
+    common = pathlib.Path(cloudfront.__file__)
+    source = "".join(path.read_text() for path in (*sorted(folder.glob("*.py")), common))
     codes = {part.split('"')[0] for part in source.split('code="')[1:]}
     codes |= {part.split('"')[0] for part in source.split('code = "')[1:]}
     hints = source.split("_HINTS = {")[1].split("\n}")[0]
