@@ -137,6 +137,10 @@ class Fleet:
     async def _jobs_of(self, node: Node) -> int:
         """Return how many atomic moves of slots a server works on; its SCAN does not show the keys of what it imports."""
         info, jobs = await self.client(node, "look").pipeline([("CLUSTER", "INFO"), ("CLUSTER", "GETSLOTMIGRATIONS")])
+        for answer in (info, jobs):
+            # a server that has no such jobs says so in another way
+            if isinstance(answer, ServerError) and answer.word == "NOPERM":
+                raise answer
         active = 0
         if isinstance(info, str):
             for line in info.splitlines():

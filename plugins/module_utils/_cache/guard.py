@@ -39,22 +39,26 @@ class Guard:
         self._clear = asyncio.Event()
         self._clear.set()
         self._slow: HeadroomError | None = None
+        self._slow_since_s: float | None = None
         self._began_s = time.monotonic()
         self._paced = 0
 
-    async def run(self, workers: t.Iterable[t.Coroutine[t.Any, t.Any, None]]) -> None:
-        """Run workers side by side; the first that fails ends them all.
+    async def run(self, work: t.Coroutine[t.Any, t.Any, None]) -> None:
+        """Do work while the servers are watched.
 
-        :raises HeadroomError: what that one raised.
+        :raises HeadroomError: what it raised.
         """
-        watch = asyncio.ensure_future(self._watch())
-        tasks = [asyncio.ensure_future(worker) for worker in workers]
+        watch: asyncio.Future[None] | None = None
         try:
-            await asyncio.gather(*tasks)
+            # what is slow before the first deletion holds that one back too
+            await self._look()
+            watch = asyncio.ensure_future(self._watch())
+            await work
         finally:
-            for task in (*tasks, watch):
-                task.cancel()
-            await asyncio.gather(*tasks, watch, return_exceptions=True)
+            work.close()
+            if watch is not None:
+                watch.cancel()
+                await asyncio.gather(watch, return_exceptions=True)
 
     async def pace(self, keys: int) -> None:
         """Wait until the rate allows so many keys more, and until live commands are quick enough."""
@@ -68,31 +72,34 @@ class Guard:
                 await asyncio.sleep(ahead_s)
 
     async def _watch(self) -> None:
-        slow_since = None
-        limit = self.limits.max_latency_ms
-        while True:
-            took = await asyncio.gather(*map(self._ping, self._watched))
-            seen = [one for one in took if one is not None]
-            self.latencies_ms.extend(seen)
-            if limit and seen:
-                now = time.monotonic()
-                if max(seen) <= limit:
-                    if slow_since is not None:
-                        self.paused_s += now - slow_since
-                    slow_since = None
-                    self._clear.set()
-                else:
-                    slow_since = slow_since or now
-                    self._clear.clear()
-                    if now - slow_since > self.limits.latency_patience_s:
-                        self._slow = HeadroomError(
-                            f"Failed to keep live commands below max_latency_ms ({limit:g}): a PING took {max(seen):.1f} ms after "
-                            f"{self.limits.latency_patience_s:g} s without deletions. Look for other load, or raise the limit.",
-                            code="latency",
-                        )
-                        self._clear.set()
-                        return
+        while self._slow is None:
             await asyncio.sleep(WATCH_S)
+            await self._look()
+
+    async def _look(self) -> None:
+        """Time a PING on each server, and hold deletions back, or let them go on."""
+        limit = self.limits.max_latency_ms
+        seen = [one for one in await asyncio.gather(*map(self._ping, self._watched)) if one is not None]
+        self.latencies_ms.extend(seen)
+        if not limit or not seen:
+            return
+        now = time.monotonic()
+        if max(seen) <= limit:
+            if self._slow_since_s is not None:
+                self.paused_s += now - self._slow_since_s
+            self._slow_since_s = None
+            self._clear.set()
+            return
+        self._slow_since_s = self._slow_since_s or now
+        self._clear.clear()
+        if now - self._slow_since_s > self.limits.latency_patience_s:
+            self._slow = HeadroomError(
+                f"Failed to keep live commands below max_latency_ms ({limit:g}): a PING took {max(seen):.1f} ms after "
+                f"{self.limits.latency_patience_s:g} s without deletions. Look for other load, or raise the limit.",
+                code="latency",
+            )
+            # whoever waits finds it
+            self._clear.set()
 
     async def _ping(self, client: Client) -> float | None:
         began_s = time.monotonic()

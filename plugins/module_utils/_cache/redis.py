@@ -44,6 +44,25 @@ class _Work:
     per_node: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     # keys that were counted by their name
     named: set[bytes] = field(default_factory=set)
+    # whether slots went elsewhere meanwhile, so that all of it has to be done again
+    moved: bool = False
+
+    def tally(self, node: Node, answers: t.Iterable[t.Any]) -> None:
+        """Add up what a server says it has deleted, and raise what else it says.
+
+        :raises ServerError: the first error that another round would not mend.
+        """
+        errors = []
+        for answer in answers:
+            if not isinstance(answer, ServerError):
+                self.found += int(answer)
+                self.per_node[node.name] += int(answer)
+            elif answer.word in _MOVED:
+                self.moved = True
+            else:
+                errors.append(answer)
+        if errors:
+            raise errors[0]
 
 
 class RedisLayer:
@@ -96,26 +115,28 @@ class RedisLayer:
                 guard = Guard(self.limits, [fleet.client(node, "watch") for node in fleet.primaries])
                 done = _Work()
                 try:
-                    await guard.run([self._work(fleet, guard, done, delete, last)])
+                    await guard.run(self._work(fleet, guard, done, delete, last))
                     await fleet.look()
-                    moved = fleet.layout != before
-                except _Moved:
-                    moved = True
                 except HeadroomError as error:
                     # what is gone is gone, whatever came then
                     error.facts["found"] = total.found + done.found if delete else 0
                     raise
                 total = _added(total, done, delete)
-                if not moved:
+                if not done.moved and fleet.layout == before:
                     break
             else:
                 raise HeadroomError(
                     f"Failed to flush redis: slots moved or servers failed over during each of {ROUNDS} rounds, so that keys may be left. "
                     "Wait for the cluster to settle, and run again.",
                     code="unsettled",
+                    found=total.found,
                 )
             if delete:
-                await asyncio.gather(*(self._confirm(fleet, node) for node in fleet.primaries))
+                try:
+                    await _all([self._confirm(fleet, node) for node in fleet.primaries])
+                except HeadroomError as error:
+                    error.facts["found"] = total.found
+                    raise
             more = {
                 "primaries": len(fleet.primaries),
                 "keys_per_primary": dict(sorted(total.per_node.items())),
@@ -127,7 +148,7 @@ class RedisLayer:
 
     async def _work(self, fleet: Fleet, guard: Guard, done: _Work, delete: bool, last: bool) -> None:
         if self.targets.everything:
-            await asyncio.gather(*(self._everything(fleet, node, done, delete) for node in fleet.primaries))
+            await _all([self._everything(fleet, node, done, delete) for node in fleet.primaries])
             return
         jobs = []
         if self._matcher:
@@ -137,7 +158,10 @@ class RedisLayer:
             jobs.append(self._keys(fleet, guard, keys, done, delete))
         await _all(jobs)
         for tag_set in self._tag_sets:
-            await self._tag(fleet, guard, tag_set, done, delete, last)
+            try:
+                await self._tag(fleet, guard, tag_set, done, delete, last)
+            except _Moved:
+                done.moved = True
 
     async def _everything(self, fleet: Fleet, node: Node, done: _Work, delete: bool) -> None:
         client = fleet.client(node)
@@ -163,9 +187,7 @@ class RedisLayer:
             if batch:
                 await guard.pace(len(batch))
             answers = await client.pipeline(commands, raw=True)
-            deleted = _sum(answers[:unlinks])
-            done.found += deleted
-            done.per_node[node.name] += deleted
+            done.tally(node, answers[:unlinks])
             batch = []
             if cursor is None:
                 break
@@ -194,11 +216,9 @@ class RedisLayer:
                 await guard.pace(len(part))
                 verb = "UNLINK" if delete else "EXISTS"
                 answers = await fleet.client(node).pipeline([(verb, key) for key in part], raw=True)
-                there = _sum(answers)
-                done.found += there
-                done.per_node[node.name] += there
+                done.tally(node, answers)
                 done.scanned += len(part)
-                absent.update(key for key, answer in zip(part, answers, strict=True) if not answer)
+                absent.update(key for key, answer in zip(part, answers, strict=True) if answer == 0)
 
         await _all([at(node, mine) for node, mine in _placed(fleet, keys).items()])
         return absent
@@ -292,19 +312,14 @@ def _checked(answer: t.Any) -> t.Any:
     return answer
 
 
-def _sum(answers: t.Iterable[t.Any]) -> int:
-    return sum(int(_checked(answer)) for answer in answers)
-
-
 async def _all(jobs: t.Sequence[t.Coroutine[t.Any, t.Any, t.Any]]) -> None:
-    """Run jobs side by side; the first that fails ends the others."""
-    tasks = [asyncio.ensure_future(job) for job in jobs]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    """Run jobs side by side. One that fails leaves the others to their end, so that all that was deleted is counted.
+
+    :raises BaseException: what the first of them raised.
+    """
+    for answer in await asyncio.gather(*jobs, return_exceptions=True):
+        if isinstance(answer, BaseException):
+            raise answer
 
 
 def _added(total: _Work, more: _Work, delete: bool) -> _Work:

@@ -16,7 +16,7 @@ from ansible_collections.headroom.scale.plugins.module_utils._cache.globs import
     prefix,
     regex,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 TEXT = st.text("ab*?[]^\\-:é", max_size=6)
@@ -57,12 +57,14 @@ def test_a_pattern_matches_as_the_server_does(pattern: str, key: bytes, expected
     assert matches(pattern, key) is expected
 
 
+@settings(deadline=None)
 @given(TEXT, KEY)
 def test_an_escaped_text_matches_itself_alone(text: str, key: bytes) -> None:
     assert matches(escape(text), text.encode())
     assert matches(escape(text), key) is (key == text.encode())
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(TEXT, st.sampled_from(["", "*", "?", "[ab]*", "*b", "[^:]"])), min_size=1, max_size=5), KEY)
 def test_many_patterns_at_once_match_what_they_match_one_by_one(parts: list[tuple[str, str]], key: bytes) -> None:
     patterns = [escape(text) + end for text, end in parts]

@@ -21,7 +21,7 @@ from ansible_collections.headroom.scale.plugins.module_utils._cache.plan import 
     is_wildcard,
     sequence,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 RULES = {
@@ -65,6 +65,7 @@ def test_an_id_means_nothing_but_itself() -> None:
     assert targets.paths == ("/u/%2A%2F..%2F%5B%C3%A9%5D",)
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1).filter(lambda text: text.isprintable() and text.strip()))
 def test_no_id_makes_a_path_reach_further(text: str) -> None:
     (path,) = expand({"page": {"paths": ["/p/{id}"]}}, [{"page": text}]).paths
@@ -109,6 +110,7 @@ def test_what_cannot_be_flushed_is_refused(kind: str, value: str) -> None:
 # ---- order
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(min_size=1), unique=True, max_size=5), st.floats(0.1, 100))
 def test_each_pass_is_inner_before_outer_and_each_step_of_the_second_waits(
     layers: list[str], in_flight_s: float
@@ -124,6 +126,7 @@ def test_each_pass_is_inner_before_outer_and_each_step_of_the_second_waits(
 # ---- coalescing
 
 
+@settings(deadline=None)
 @given(PATHS)
 def test_coalesced_paths_reach_the_same_and_none_is_too_much(paths: list[str]) -> None:
     found = coalesce(paths)
@@ -132,6 +135,7 @@ def test_coalesced_paths_reach_the_same_and_none_is_too_much(paths: list[str]) -
     assert not [path for path in found if any(covers(other, path) for other in found)]
 
 
+@settings(deadline=None)
 @given(PATHS, st.integers(1, 10))
 def test_joined_paths_are_few_enough_and_reach_at_least_the_same(paths: list[str], most: int) -> None:
     try:
@@ -151,6 +155,7 @@ def test_siblings_are_joined_below_the_deepest_folder_first() -> None:
     assert coalesce(paths, 2) == ["/home", "/img/*"]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 40), st.integers(0, 7000))
 def test_batches_keep_the_limits_and_lose_nothing(wildcards: int, plain: int) -> None:
     paths = [*(f"/w{number}/*" for number in range(wildcards)), *(f"/p{number}" for number in range(plain))]
