@@ -9,8 +9,8 @@ The same keys are deleted by the module, as a user runs it through ansible-playb
 - ``redis-cli --scan | xargs -n 1 redis-cli unlink``. A cluster takes no keys of different slots in one command, so it is one process
   for each key. It is ended after some seconds, and its rate is that of the keys that were gone by then.
 
-All take turns, and each turn gives one ratio. What is timed is the task from its start to its end, as ansible-core reports it, with the wait
-until the replicas have it, and the command inside its host. A few clients get and set other keys meanwhile. Their latency counts
+All take turns, and each turn gives one ratio. What is timed is the task from its start to its end, as ansible-core reports it, with the
+wait until the replicas have it, and the command inside its host. A few clients get and set other keys meanwhile. Their latency counts
 from when a command was due. Prints one line of JSON per figure.
 """
 
