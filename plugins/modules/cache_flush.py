@@ -34,7 +34,8 @@ options:
     version_added: 0.1.0
   entities:
     description:
-      - What has changed, dictionaries of types to an id or a list of ids, such as C({user: 42}). Each type needs a rule.
+      - What has changed, dictionaries of types to an id or a list of ids, such as C({user: 42}). Each type needs a rule. There may
+        be 100000 ids in a run.
     type: list
     elements: dict
     default: []
@@ -177,7 +178,7 @@ options:
         version_added: 0.1.0
       host:
         description:
-          - Name that is asked for, where it is part of the caches' key. Defaults to that of the URL.
+          - Name that is asked for, and that a certificate must be for, where it is not that of the URL.
         type: str
         version_added: 0.1.0
       method:

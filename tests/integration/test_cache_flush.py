@@ -27,9 +27,17 @@ def flush(lab: Lab, **options: Any) -> dict[str, Any]:
     return module(lab, "cache_flush", **{"rules": RULES, "in_flight_s": 0, **options})
 
 
+def empty(lab: Lab) -> None:
+    """Take all keys off the cluster, past the module."""
+    for row in module(lab, "redis_cluster_health", fail_on="never")["nodes"]:
+        if row["role"] == "primary":
+            cli(lab, row["name"], "FLUSHALL")
+
+
 @pytest.fixture
 def filled(cluster: Lab) -> Iterator[Any]:
-    """A client of the cluster with keys of three users on it; all are gone afterwards."""
+    """A client of the cluster with keys of three users on it and nothing else; all are gone afterwards."""
+    empty(cluster)
     client = workload_of(0).client
     for number in range(KEYS):
         for user in IDS:
@@ -38,9 +46,7 @@ def filled(cluster: Lab) -> Iterator[Any]:
         client.set(f"page:{number}", "x")
         client.sadd("tag:user-1", f"page:{number}")
     yield client
-    for row in module(cluster, "redis_cluster_health", fail_on="never")["nodes"]:
-        if row["role"] == "primary":
-            cli(cluster, row["name"], "FLUSHALL")
+    empty(cluster)
 
 
 def count(client: Any, pattern: str) -> int:
@@ -175,9 +181,12 @@ def test_everything_goes_when_it_is_confirmed_and_only_then(cluster: Lab, filled
 
 def test_a_user_without_the_rights_is_told(cluster: Lab, filled: Any) -> None:
     login = {"login_user": "lab_app", "login_password": "lab-only-application"}
-    result = flush(cluster, entities=[{"user": 1}], retries=0, **login)
+    # an application may flush what is its own, and not everything
+    assert flush(cluster, entities=[{"user": 1}], **login)["layers"][0]["keys"] == KEYS + 30
+    result = flush(cluster, scope="all", confirm_all=True, retries=0, **login)
     assert "NOPERM" in result["msg"]
     assert result["changed"] is False
+    assert count(filled, "user:*") == 2 * KEYS
     result = flush(cluster, entities=[{"user": 1}], **{**login, "login_password": "wrong"})
     assert result["errors"][0]["code"] == "authentication_failed"
     assert result["layers"][0]["attempts"] == 1

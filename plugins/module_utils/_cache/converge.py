@@ -130,6 +130,8 @@ class _Run:
                 time.sleep(RETRY_S * 2 ** (self.options.retries - left))
                 continue
             counts.found += lost
+            if "keys" in counts.more:
+                counts.more["keys"] += lost
             return counts
         raise AssertionError("unreachable")
 

@@ -115,9 +115,11 @@ class Fleet:
                 unreached.append(answer)
         owners: dict[int, Node] = {}
         primaries, moving, asked = [], set(), []
-        for node, view in by_id.values():
-            if view is None or not view.me.is_primary or not view.me.slots:
-                continue
+        mine = [
+            (node, view) for node, view in by_id.values() if view is not None and view.me.is_primary and view.me.slots
+        ]
+        # where two say that a slot is theirs, the later one is right
+        for node, view in sorted(mine, key=lambda one: one[1].me.config_epoch):
             primaries.append(node)
             owners.update(dict.fromkeys(view.me.slots, node))
             moving.update(view.me.migrating, view.me.importing)

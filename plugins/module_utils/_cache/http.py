@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import http.client
 import io
 import socket
@@ -40,6 +41,11 @@ class Base:
         """The address as people write it."""
         return f"{'https' if self.tls else 'http'}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
+    @property
+    def server_name(self) -> str:
+        """The name that a certificate must be for."""
+        return urlsplit(f"//{self.name}").hostname or self.host
+
 
 @dataclass(frozen=True)
 class Trust:
@@ -48,16 +54,18 @@ class Trust:
     validate: bool = True
     ca_certs: str | None = None
 
-    def context(self) -> ssl.SSLContext:
-        """Return how to speak TLS."""
-        context = ssl.create_default_context()
-        if self.ca_certs:
-            # beside those that the host trusts
-            context.load_verify_locations(self.ca_certs)
-        if not self.validate:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
+
+@functools.lru_cache(maxsize=4)
+def _context(trust: Trust) -> ssl.SSLContext:
+    """Return how to speak TLS; read once for all connections."""
+    context = ssl.create_default_context()
+    if trust.ca_certs:
+        # beside those that the host trusts
+        context.load_verify_locations(trust.ca_certs)
+    if not trust.validate:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 @dataclass(frozen=True)
@@ -143,9 +151,8 @@ class Connection:
             except (ConnectionError, asyncio.IncompleteReadError):
                 # the server may close a connection that rests; what is sent here can be sent twice
                 self.close()
-        self._streams = await asyncio.open_connection(
-            self.base.host, self.base.port, ssl=self._trust.context() if self.base.tls else None, limit=MOST_HEAD
-        )
+        tls = {"ssl": _context(self._trust), "server_hostname": self.base.server_name} if self.base.tls else {}
+        self._streams = await asyncio.open_connection(self.base.host, self.base.port, limit=MOST_HEAD, **tls)
         return await self._exchange(method, data)
 
     async def _exchange(self, method: str, data: bytes) -> tuple[int, dict[str, str], bytes]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import re
 import typing as t
-from urllib.parse import quote
 
 from . import globs
 from .model import KINDS, Step, Targets
@@ -25,6 +24,7 @@ MAX_PATHS, MAX_WILDCARDS = 3000, 15
 FREE_PATHS_A_MONTH, USD_PER_PATH = 1000, 0.005
 PLACEHOLDER = "{id}"
 
+_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _PATH = re.compile(r"/[!-)+-~]*\*?")
 _TAG = re.compile(r"[!-+\--~]+")
 
@@ -81,7 +81,7 @@ def _filled(kind: str, template: str, text: str) -> str:
     if kind == "patterns":
         text = globs.escape(text)
     elif kind == "paths":
-        text = quote(text, safe="")
+        text = "".join(chr(byte) if byte in _UNRESERVED else f"%{byte:02X}" for byte in text.encode())
     return template.replace(PLACEHOLDER, text)
 
 
