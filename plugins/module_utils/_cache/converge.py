@@ -12,7 +12,7 @@ import typing as t
 from .._common.errors import HeadroomError
 from .model import CLOUDFRONT, NGINX, REDIS, Counts, Layer, Step, number
 from .options import CONTINUE, Options
-from .plan import cost, sequence
+from .plan import cost, not_before, sequence
 from .probe import refill, verify
 
 RETRY_S = 1.0
@@ -108,12 +108,8 @@ class _Run:
 
     def _wait(self, step: Step) -> None:
         """Wait until what was on its way when the layer inside of this one was clean has arrived."""
-        if step.wait_s <= 0:
-            return
-        names = [layer.name for layer in self.active]
-        inner = names.index(step.layer) - 1
-        since_s = self.began_s if inner < 0 else self.ended_s[names[inner]]
-        time.sleep(max(0.0, since_s + step.wait_s - time.monotonic()))
+        due_s = not_before(step, [layer.name for layer in self.active], self.began_s, self.ended_s)
+        time.sleep(max(0.0, due_s - time.monotonic()))
 
     def _attempts(self, layer: Layer, row: dict[str, t.Any], last: bool) -> Counts:
         """Flush or count, again after a failure that may pass."""

@@ -121,6 +121,16 @@ def sequence(layers: t.Sequence[str], in_flight_s: float) -> list[Step]:
     return steps
 
 
+def not_before(step: Step, layers: t.Sequence[str], began_s: float, ended_s: t.Mapping[str, float]) -> float:
+    """Return when a step may begin, on the clock of the other times.
+
+    :param began_s: when the run began; the source had changed by then.
+    :param ended_s: when the last flush of each layer ended.
+    """
+    inner = layers.index(step.layer) - 1
+    return (began_s if inner < 0 else ended_s[layers[inner]]) + step.wait_s if step.wait_s else began_s
+
+
 def is_wildcard(path: str) -> bool:
     """Whether a path stands for all that begin with it."""
     return path.endswith("*")
