@@ -96,6 +96,9 @@ class HttpLayer:
         """Return in a line what is flushed there."""
         return f"{number(len(self._requests), 'requests')} to each of {number(len(self.cache.hosts), 'hosts')}"
 
+    def prepare(self) -> None:
+        """Need nothing."""
+
     def count(self) -> Counts:
         """Return what would be asked; what a cache holds it tells nobody."""
         sent = len(self._requests) * len(self.cache.hosts)

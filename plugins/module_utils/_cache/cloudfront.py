@@ -45,16 +45,18 @@ class CloudfrontLayer:
         """Return in a line what is flushed there."""
         return f"{number(len(self.paths), 'paths')} of distribution {self.distribution_id}"
 
+    def prepare(self) -> None:
+        """Require the driver and a login that can be tried."""
+        self._client = Client(self.access)
+
     def count(self) -> Counts:
         """Return what would be asked, after a look whether the distribution is there."""
-        Client(self.access).call(
-            "get_distribution", f"read distribution {self.distribution_id}", Id=self.distribution_id
-        )
+        self._client.call("get_distribution", f"read distribution {self.distribution_id}", Id=self.distribution_id)
         return self._counts([])
 
     def flush(self, last: bool) -> Counts:
         """Invalidate, one batch after another, and wait for each."""
-        client = Client(self.access)
+        client = self._client
         groups = [group for group in batches(self.paths) if group not in [paths for _id, paths in self._open]]
         made = [identifier for identifier, _paths in self._open]
         deadline = time.monotonic() + self.wait_timeout_s

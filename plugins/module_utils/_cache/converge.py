@@ -66,6 +66,8 @@ class _Run:
 
     def flush(self) -> dict[str, t.Any]:
         """Do all of it."""
+        for layer in self.active:
+            layer.prepare()
         for step in self.steps if not self.check else self.steps[: len(self.active)]:
             if self.errors and self.options.on_failure != CONTINUE:
                 break

@@ -80,6 +80,10 @@ class Layer(t.Protocol):
         """Return in a line what is flushed there."""
         ...
 
+    def prepare(self) -> None:
+        """Get ready without asking anybody, so that what is missing here is told before anything is flushed."""
+        ...
+
     def count(self) -> Counts:
         """Look what a flush would do, without doing it."""
         ...

@@ -98,6 +98,10 @@ class RedisLayer:
         counts = {"patterns": self.targets.patterns, "keys": self.targets.keys, "tags": self.targets.tags}
         return ", ".join(number(len(values), what) for what, values in counts.items() if values)
 
+    def prepare(self) -> None:
+        """Require the driver."""
+        import hiredis  # noqa: F401
+
     def count(self) -> Counts:
         """Count what a flush would delete."""
         return asyncio.run(self._run(delete=False, last=False))

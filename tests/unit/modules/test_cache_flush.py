@@ -407,6 +407,18 @@ def test_a_distribution_that_is_not_there_is_told_in_check_mode_too(
         assert "NoSuchDistribution" in result["msg"]
 
 
+def test_a_login_that_cannot_be_is_told_before_anything_is_flushed(
+    aws: dict[str, t.Any], world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    cache = world.cache()
+    access = {"distribution_id": aws["distribution_id"], "endpoint_url": aws["endpoint_url"], "profile": "nobody"}
+    result = failed(capsys, paths=["/a"], http_caches=[layer("edge", cache)], cloudfront=access)
+    assert result["errors"][0]["code"] == "no_access"
+    assert cache.asked == []
+
+
 # ---- Redis: its servers are those of the integration tests
 
 
