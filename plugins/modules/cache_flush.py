@@ -34,8 +34,8 @@ options:
     version_added: 0.1.0
   entities:
     description:
-      - What has changed, dictionaries of types to an id or a list of ids, such as C({user: 42}). Each type needs a rule. There may
-        be 100000 ids in a run.
+      - "What has changed, dictionaries of types to an id or a list of ids, such as C({user: 42}). Each type needs a rule. There may
+        be 100000 ids in a run."
     type: list
     elements: dict
     default: []

@@ -496,7 +496,7 @@ NODE = {"name": "r1"}
         ),
         (
             {"paths": ["/a"], "http_caches": [{**EDGE, "headers": {"X-Key": f"{SECRET}\r\nd: e"}}]},
-            "http_caches[0].headers.a",
+            "http_caches[0].headers.X-Key",
             "ASCII",
         ),
         ({"paths": ["/a"], "http_caches": [{**EDGE, "tags_header": "a:"}]}, "http_caches[0].tags_header", "a header"),
