@@ -75,7 +75,7 @@ def flush_spec() -> ArgumentSpec:
             "confirm_all": {"type": "bool", "default": False},
             "nodes": nodes,
             "tag_key": {"type": "str", "default": "tag:{tag}", "no_log": False},
-            "max_rate_keys_s": {"type": "int", "default": 0},
+            "max_rate_keys_s": {"type": "int", "default": 0, "no_log": False},
             "max_latency_ms": {"type": "float", "default": 0.0},
             "latency_patience_s": {"type": "float", "default": 60.0},
             "migration_wait_s": {"type": "float", "default": 60.0},
