@@ -1,7 +1,7 @@
 # Copyright: headroom.scale contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Options to reach AWS; they match ``module_utils/_cdn/cloudfront/connection.py``."""
+"""Options to reach AWS; they match ``module_utils/_common/aws/connection.py``."""
 
 from __future__ import annotations
 

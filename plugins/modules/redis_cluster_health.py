@@ -513,10 +513,10 @@ duration_s:
 """
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible_collections.headroom.scale.plugins.module_utils._common.run import run  # noqa: E402
-from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.connection import (  # noqa: E402
+from ansible_collections.headroom.scale.plugins.module_utils._common.redis.connection import (  # noqa: E402
     connection_spec,
 )
+from ansible_collections.headroom.scale.plugins.module_utils._common.run import run  # noqa: E402
 from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.health.check import (  # noqa: E402
     check,
     health_spec,

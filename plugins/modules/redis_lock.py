@@ -142,8 +142,8 @@ errors:
 """
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible_collections.headroom.scale.plugins.module_utils._common.redis.connection import connection_spec
 from ansible_collections.headroom.scale.plugins.module_utils._common.run import run
-from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.connection import connection_spec
 from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.lock import (
     apply,
     lock_spec,

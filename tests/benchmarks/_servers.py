@@ -223,8 +223,12 @@ def _until(holds: Callable[[], bool], what: str) -> None:
         time.sleep(0.2)
 
 
-def fill(servers: Sequence[Server], keys: int, value_bytes: int) -> None:
-    """Set keys with values that do not compress, each at the owner of its slot, and require that all are there."""
+def fill(servers: Sequence[Server], keys: int, value_bytes: int, there: int = 0) -> None:
+    """Set keys with values that do not compress, each at the owner of its slot, and require that all are there.
+
+    :param there: number of all keys afterwards, where some are there that are not set here.
+    """
+    there = there or keys
     noise = random.Random(1).randbytes(1 << 20)
     ports = {server.port: server for server in servers}
     owners = {slot: ports[port] for slot, port in servers[0].owners().items()}
@@ -242,9 +246,9 @@ def fill(servers: Sequence[Server], keys: int, value_bytes: int) -> None:
             _send(server, parts)
     for server in servers:
         _send(server, waiting[server.name])
-    found = sum(server.keys() for server in servers)
-    if found != keys:
-        raise RuntimeError(f"{keys} keys were set, and {found} are there")
+    found = sum(server.keys() for server in {owner.port: owner for owner in owners.values()}.values())
+    if found != there:
+        raise RuntimeError(f"{there} keys should be there, and {found} are")
 
 
 def _send(server: Server, parts: list[bytes]) -> None:

@@ -72,12 +72,12 @@ class Turn:
 class Live(threading.Thread):
     """One client that gets and sets keys at a fixed rate, wherever they are, and notes how long each command took."""
 
-    def __init__(self, servers: t.Sequence[Server], keys: int, value_bytes: int, seed: int) -> None:
-        """Take the servers and what is on them."""
+    def __init__(self, servers: t.Sequence[Server], keys: int, value_bytes: int, seed: int, first: int = 0) -> None:
+        """Take the servers and what is on them; ``first`` is the number of the first key that is used."""
         super().__init__(daemon=True)
         self.samples: list[tuple[float, float]] = []
         self.failures: list[str] = []
-        self._keys = keys
+        self._numbers = range(first, keys)
         self._value = b"v" * value_bytes
         self._random = random.Random(seed)
         self._wanted = threading.Event()
@@ -92,7 +92,7 @@ class Live(threading.Thread):
         due = time.time() + self._random.random() * LIVE_PERIOD_S
         while not self._wanted.is_set():
             time.sleep(max(0.0, due - time.time()))
-            key = key_of(self._random.randrange(self._keys))
+            key = key_of(self._random.choice(self._numbers))
             command = ("GET", key) if self._random.random() < 0.5 else ("SET", key, self._value)
             try:
                 self._ask(slot_of(key), command)

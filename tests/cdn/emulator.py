@@ -2,10 +2,10 @@
 
 moto brings the server, the routes of the service model, the parser and serializer of requests, origin access controls, tags and pages.
 The layer brings what moto 5.2 has not or loses: distributions with all their fields (moto drops origin access controls, functions,
-policies and staging), If-Match, cache, origin request and response headers policies, functions with two stages, CopyDistribution,
-continuous deployment policies, promotion, and refusals of what a configuration names and is not there. Like CloudFront it fills in defaults
-and gives sets back in another order than it got them. Each request is validated against the service model of botocore, and what does not
-fit is kept in ``problems``.
+policies and staging), If-Match, invalidations with their limits, cache, origin request and response headers policies, functions with two
+stages, CopyDistribution, continuous deployment policies, promotion, and refusals of what a configuration names and is not there. Like
+CloudFront it fills in defaults and gives sets back in another order than it got them. Each request is validated against the service model
+of botocore, and what does not fit is kept in ``problems``.
 
 Limits: nothing serves content. A distribution is deployed after ``polls`` looks at it, not after minutes. Of the rules by which
 CloudFront refuses a configuration those are known that the tests need. Its defaults are spelled out here and not taken from the module.
@@ -97,6 +97,7 @@ class Emulator:
         self.policies: dict[str, dict[str, Item]] = {name: {} for name in POLICIES}
         self.deployments: dict[str, Item] = {}
         self.functions: dict[str, Item] = {}
+        self.invalidations: dict[str, Item] = {}
         self.sent: list[tuple[str, Config]] = []
         self.problems: list[str] = []
         self.polls = 1
@@ -318,6 +319,39 @@ class Layer(CloudFrontResponse):
         _refuse(staged, "ResourceInUse", "A continuous deployment policy names it.")
         del self.emulator.distributions[item.id]
         return EmptyResult()
+
+    # ---- invalidations
+
+    def _open(self, identifier: str) -> list[str]:
+        """Return the paths of a distribution that are being invalidated."""
+        stored = [item for item in self.emulator.invalidations.values() if item.more["of"] == identifier]
+        return [path for item in stored if item.looks < self.emulator.polls for path in _items(item.config["Paths"])]
+
+    @staticmethod
+    def _shown(item: Item, done: bool) -> Config:
+        shown = {"Id": item.id, "Status": "Completed" if done else "InProgress", "InvalidationBatch": item.config}
+        return {**shown, "CreateTime": datetime.datetime(2026, 1, 1)}
+
+    def create_invalidation(self) -> ActionResult:
+        identifier = self._get_param("DistributionId")
+        self._find(identifier)
+        batch = self._get_param("InvalidationBatch")
+        _counted(batch)
+        paths = [*self._open(identifier), *_items(batch["Paths"])]
+        bad = [path for path in paths if not path.startswith("/") or "*" in path[:-1]]
+        _refuse(bad, "InvalidArgument", "Your request contains one or more invalid invalidation paths.")
+        full = len(paths) > 3000 or sum(path.endswith("*") for path in paths) > 15
+        _refuse(full, "TooManyInvalidationsInProgress", "Processing your request will cause you to exceed the limits.")
+        item = Item(batch, of=identifier)
+        self.emulator.invalidations[item.id] = item
+        return ActionResult({"Invalidation": self._shown(item, False), "Location": f"/{item.id}"})
+
+    def get_invalidation(self) -> ActionResult:
+        item = self.emulator.invalidations.get(self._get_param("Id"))
+        if item is None or item.more["of"] != self._get_param("DistributionId"):
+            raise CloudFrontException("NoSuchInvalidation", "The specified invalidation does not exist.")
+        item.looks += 1
+        return ActionResult({"Invalidation": self._shown(item, item.looks >= self.emulator.polls)})
 
     def list_distributions(self) -> ActionResult:
         shown = [

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from .._common.argspec import ArgumentSpec
 from .._common.errors import HeadroomError, OptionError
-from .connection import Login, nodes_spec, parse_nodes
-from .model import Node
+from .._common.redis.connection import Login, nodes_spec, parse_nodes
+from .._common.redis.model import Node
 from .observe import Fleet, settle
 from .state import Seen, calm, require_all
 

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 
 from .._common.argspec import ArgumentSpec
 from .._common.errors import HeadroomError, OptionError
-from .client import ServerError
-from .connection import Login, nodes_spec, parse_nodes
-from .model import Node, key_slot
+from .._common.redis.client import ServerError
+from .._common.redis.connection import Login, nodes_spec, parse_nodes
+from .._common.redis.model import Node, key_slot
 from .observe import Fleet
 from .state import slots_of
 

@@ -10,9 +10,9 @@ import asyncio
 import types
 import typing as t
 
-from .client import Client, NodeError
-from .connection import Login
-from .model import Node, parse_view
+from .._common.redis.client import Client, NodeError
+from .._common.redis.connection import Login
+from .._common.redis.model import Node, parse_view
 from .state import Seen, keys_of, parse_info
 
 

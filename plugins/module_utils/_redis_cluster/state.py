@@ -10,7 +10,7 @@ import typing as t
 from dataclasses import dataclass, field
 
 from .._common.errors import HeadroomError
-from .model import SLOTS, Member, Node, View, format_slots
+from .._common.redis.model import SLOTS, Member, Node, View, format_slots
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ import time
 import typing as t
 
 PATIENCE_S = 120
-WIRE = "ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.wire"
+WIRE = "ansible_collections.headroom.scale.plugins.module_utils._common.redis.wire"
 CURSOR = "psycopg.cursor_async"
 
 

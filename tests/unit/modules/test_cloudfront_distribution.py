@@ -18,7 +18,8 @@ from ansible.module_utils.testing import patch_module_args
 
 pytest.importorskip("moto")
 
-from ansible_collections.headroom.scale.plugins.module_utils._cdn.cloudfront import apply, client, converge  # noqa: E402
+from ansible_collections.headroom.scale.plugins.module_utils._cdn.cloudfront import apply, converge  # noqa: E402
+from ansible_collections.headroom.scale.plugins.module_utils._common.aws import cloudfront  # noqa: E402
 from ansible_collections.headroom.scale.plugins.modules import cloudfront_distribution  # noqa: E402
 from cdn.emulator import LOGIN, Emulator  # noqa: E402
 from cdn.table import DESCRIPTION, description  # noqa: E402
@@ -747,7 +748,7 @@ def test_no_server_and_no_login_are_told(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        monkeypatch.setattr(client, "ATTEMPTS", 1)
+        monkeypatch.setattr(cloudfront, "ATTEMPTS", 1)
         error = failed(aws, capsys, **SMALL, endpoint_url=url)
     assert error["code"] == "connection_failed"
     assert url in error["message"]
@@ -780,7 +781,8 @@ def test_every_return_value_is_documented_with_a_sample(aws: Emulator, capsys: p
 
 def test_every_code_is_documented() -> None:
     folder = pathlib.Path(converge.__file__).parent
-    source = "".join(path.read_text() for path in sorted(folder.glob("*.py")))
+    common = pathlib.Path(cloudfront.__file__)
+    source = "".join(path.read_text() for path in (*sorted(folder.glob("*.py")), common))
     codes = {part.split('"')[0] for part in source.split('code="')[1:]}
     codes |= {part.split('"')[0] for part in source.split('code = "')[1:]}
     hints = source.split("_HINTS = {")[1].split("\n}")[0]

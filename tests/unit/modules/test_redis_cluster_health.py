@@ -21,7 +21,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "_redis_cluster" /
 pytest.importorskip("redis")
 
 from ansible_collections.headroom.scale.plugins.doc_fragments.redis import ModuleDocFragment  # noqa: E402
-from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.connection import connection_spec  # noqa: E402
+from ansible_collections.headroom.scale.plugins.module_utils._common.redis.connection import connection_spec  # noqa: E402
 from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.health import check, observe  # noqa: E402
 from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.health.model import Fault, NodeFacts  # noqa: E402
 from ansible_collections.headroom.scale.plugins.modules import redis_cluster_health  # noqa: E402

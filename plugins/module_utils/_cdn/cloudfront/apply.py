@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 import typing as t
 
+from ..._common.aws.cloudfront import Client, Refused
 from ..._common.errors import HeadroomError
-from .client import Client, Refused
 from .model import DEPLOYMENT, DISTRIBUTION, FUNCTION, STAGING, Observed, replaced
 from .observe import APIS, read_distribution
 from .plan import POLICY, STAGING_DOMAIN, Step

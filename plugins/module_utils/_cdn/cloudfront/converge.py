@@ -13,12 +13,12 @@ import typing as t
 from dataclasses import dataclass, field
 
 from ..._common.argspec import ArgumentSpec
+from ..._common.aws.cloudfront import Client, Refused
+from ..._common.aws.connection import Access, connection_spec, parse_access
 from ..._common.errors import HeadroomError, OptionError
 from ..options import cdn_spec, check_name, parse_cdn
 from . import plan as planning
 from .apply import Applier
-from .client import Client, Refused
-from .connection import Access, connection_spec, parse_access
 from .model import DISTRIBUTION, STAGING, Observed
 from .observe import observe
 from .plan import DIRECT, ROLLED_BACK, ROLLOUTS, STAGED, Declared, Plan, plan

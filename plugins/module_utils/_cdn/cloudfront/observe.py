@@ -9,8 +9,8 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass
 
+from ..._common.aws.cloudfront import Client, Refused
 from ..._common.errors import HeadroomError
-from .client import Client, Refused
 from .model import (
     CACHE,
     CONTROL,

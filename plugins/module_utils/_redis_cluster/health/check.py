@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from ..._common.argspec import ArgumentSpec
 from ..._common.errors import HeadroomError, OptionError
 from ..._common.files import check_writable, write_file
-from ..connection import Login, nodes_spec, parse_nodes
-from ..model import Node
+from ..._common.redis.connection import Login, nodes_spec, parse_nodes
+from ..._common.redis.model import Node
 from . import judge, memory, render
 from .model import HEALTHY, UNHEALTHY, Limits
 

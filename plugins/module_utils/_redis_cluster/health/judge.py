@@ -10,7 +10,7 @@ import dataclasses
 import typing as t
 from collections import Counter
 
-from ..model import SLOTS, Member, Node, View, format_slots
+from ..._common.redis.model import SLOTS, Member, Node, View, format_slots
 from . import memory as memory_module
 from .model import (
     DEGRADED,

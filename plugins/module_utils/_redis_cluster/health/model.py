@@ -12,7 +12,7 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass, field
 
-from ..model import Node, View
+from ..._common.redis.model import Node, View
 
 UNREACHABLE = "unreachable"
 UNHEALTHY = "unhealthy"

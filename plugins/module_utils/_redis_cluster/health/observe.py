@@ -15,9 +15,9 @@ import dataclasses
 import socket
 import typing as t
 
-from ..client import Client, NodeError, ServerError
-from ..connection import Login
-from ..model import Node, parse_view
+from ..._common.redis.client import Client, NodeError, ServerError
+from ..._common.redis.connection import Login
+from ..._common.redis.model import Node, parse_view
 from .model import PRIMARY, REPLICA, SETTINGS, Fault, Lag, NodeFacts, parse_info, parse_replicas
 
 CATCH_UP_S = 1.0

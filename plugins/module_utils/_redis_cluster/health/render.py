@@ -10,7 +10,7 @@ import dataclasses
 import html as html_module
 import typing as t
 
-from ..model import SLOTS, format_slots
+from ..._common.redis.model import SLOTS, format_slots
 from .model import (
     DEGRADED,
     HEALTHY,

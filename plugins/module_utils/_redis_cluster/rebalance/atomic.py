@@ -19,8 +19,8 @@ import typing as t
 from dataclasses import dataclass
 
 from ..._common.errors import HeadroomError
-from ..client import Command, NodeError, ServerError
-from ..model import SLOTS, format_slots, parse_view, ranges
+from ..._common.redis.client import Command, NodeError, ServerError
+from ..._common.redis.model import SLOTS, format_slots, parse_view, ranges
 from ..observe import Fleet
 from ..state import Seen
 from .guard import Guard, Limits, Progress

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 from ..._common.argspec import ArgumentSpec
 from ..._common.errors import HeadroomError, OptionError
-from ..client import NodeError
-from ..connection import Login, nodes_spec, parse_nodes
+from ..._common.redis.client import NodeError
+from ..._common.redis.connection import Login, nodes_spec, parse_nodes
+from ..._common.redis.model import Node, format_slots
 from ..lock import Keeper, Lock
-from ..model import Node, format_slots
 from ..observe import Fleet, settle
 from ..state import Seen, calm, disagreements, require_all, slots_of
 from . import atomic, heal, measure, mechanism, mend

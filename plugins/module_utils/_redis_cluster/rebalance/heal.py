@@ -9,7 +9,7 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass
 
-from ..model import format_slots
+from ..._common.redis.model import format_slots
 from ..state import Slots
 
 

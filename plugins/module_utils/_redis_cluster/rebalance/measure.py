@@ -11,8 +11,8 @@ import re
 import time
 import typing as t
 
-from ..client import ServerError
-from ..model import SLOTS, key_slot
+from ..._common.redis.client import ServerError
+from ..._common.redis.model import SLOTS, key_slot
 from ..observe import Fleet
 from ..state import Seen
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import typing as t
 
 from ..._common.errors import HeadroomError, OptionError
-from ..model import format_slots
+from ..._common.redis.model import format_slots
 from ..observe import Fleet
 from . import atomic, migrate
 from .guard import Limits, Progress

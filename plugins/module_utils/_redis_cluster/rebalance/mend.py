@@ -10,7 +10,7 @@ import asyncio
 import typing as t
 
 from ..._common.errors import HeadroomError
-from ..model import format_slots
+from ..._common.redis.model import format_slots
 from ..observe import Fleet
 from ..state import Seen, slots_of
 from . import heal, measure, migrate

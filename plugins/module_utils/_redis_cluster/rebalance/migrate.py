@@ -15,8 +15,8 @@ import time
 import typing as t
 
 from ..._common.errors import HeadroomError
-from ..client import NodeError, ServerError
-from ..model import format_slots
+from ..._common.redis.client import NodeError, ServerError
+from ..._common.redis.model import format_slots
 from ..observe import Fleet
 from .guard import Guard, Limits, Progress
 from .plan import Move

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from ..._common.argspec import ArgumentSpec
 from ..._common.errors import HeadroomError, OptionError
-from ..connection import Login, nodes_spec, parse_nodes
+from ..._common.redis.connection import Login, nodes_spec, parse_nodes
+from ..._common.redis.model import SLOTS, Node, format_slots, key_slot, ranges
 from ..lock import Keeper, Lock
-from ..model import SLOTS, Node, format_slots, key_slot, ranges
 from ..observe import Fleet, settle
 from ..rebalance import atomic, heal, measure, mechanism, mend
 from ..rebalance import plan as slots_plan

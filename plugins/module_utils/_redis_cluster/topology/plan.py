@@ -9,7 +9,7 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass, field
 
-from ..model import SLOTS, Member, format_slots
+from ..._common.redis.model import SLOTS, Member, format_slots
 from ..rebalance.plan import whole_shares
 from ..state import Seen, slots_of
 

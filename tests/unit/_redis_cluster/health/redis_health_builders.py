@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
+from ansible_collections.headroom.scale.plugins.module_utils._common.redis.model import Node, parse_view
 from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.health import judge
 from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.health.model import (
     ClusterVerdict,
@@ -16,7 +17,6 @@ from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.heal
     NodeFacts,
     NodeVerdict,
 )
-from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.model import Node, parse_view
 
 NAMES = ("rc1", "rc2", "rc3", "rc4", "rc5", "rc6")
 SLOTS = {"rc1": "0-5460", "rc2": "5461-10922", "rc3": "10923-16383"}

@@ -12,6 +12,7 @@ import typing as t
 
 sys.path.insert(0, os.path.dirname(__file__))
 
+from ansible_collections.headroom.scale.plugins.module_utils._common.redis.model import Node  # noqa: E402
 from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.health import judge, render  # noqa: E402
 from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.health.model import (  # noqa: E402
     Fault,
@@ -20,7 +21,6 @@ from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.heal
     format_bytes,
     format_s,
 )
-from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.model import Node  # noqa: E402
 from redis_health_builders import NAMES, NODES, cluster, facts, judged, lines, view  # noqa: E402
 from web.page import Page  # noqa: E402
 

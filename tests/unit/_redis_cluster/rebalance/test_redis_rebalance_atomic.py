@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.headroom.scale.plugins.module_utils._common.errors import HeadroomError, OptionError
-from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.client import NodeError, ServerError
-from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.connection import Login
-from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.model import Node
+from ansible_collections.headroom.scale.plugins.module_utils._common.redis.client import NodeError, ServerError
+from ansible_collections.headroom.scale.plugins.module_utils._common.redis.connection import Login
+from ansible_collections.headroom.scale.plugins.module_utils._common.redis.model import Node
 from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.observe import Fleet
 from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.rebalance import atomic, mechanism
 from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.rebalance.atomic import REDIS, VALKEY

@@ -8,7 +8,7 @@ from __future__ import annotations
 import typing as t
 
 import pytest
-from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.model import SLOTS
+from ansible_collections.headroom.scale.plugins.module_utils._common.redis.model import SLOTS
 from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.rebalance.heal import Cure, as_rows, cures
 from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.state import Slots
 

@@ -9,7 +9,7 @@ import dataclasses
 import typing as t
 
 import pytest
-from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.model import SLOTS, Node, parse_view
+from ansible_collections.headroom.scale.plugins.module_utils._common.redis.model import SLOTS, Node, parse_view
 from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.rebalance.converge import (
     of_these_nodes,
     weights_of,

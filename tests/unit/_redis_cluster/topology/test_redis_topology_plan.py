@@ -9,7 +9,7 @@ import dataclasses
 import typing as t
 
 import pytest
-from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.model import SLOTS, Member, Node, View
+from ansible_collections.headroom.scale.plugins.module_utils._common.redis.model import SLOTS, Member, Node, View
 from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.state import Seen
 from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.topology.plan import (
     Outcome,

@@ -11,8 +11,8 @@ import typing as t
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from ..._common.argspec import ArgumentSpec
-from ..._common.errors import OptionError
+from ..argspec import ArgumentSpec
+from ..errors import OptionError
 
 
 def connection_spec() -> ArgumentSpec:

@@ -15,7 +15,7 @@ import time
 import types
 import typing as t
 
-from .._common.errors import HeadroomError
+from ..errors import HeadroomError
 from .connection import Login
 from .model import Node
 from .wire import ReplyError, Wire

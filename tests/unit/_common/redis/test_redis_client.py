@@ -11,9 +11,9 @@ import time
 import typing as t
 
 import pytest
-from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.client import Client, NodeError, ServerError
-from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.connection import Login
-from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.model import Node
+from ansible_collections.headroom.scale.plugins.module_utils._common.redis.client import Client, NodeError, ServerError
+from ansible_collections.headroom.scale.plugins.module_utils._common.redis.connection import Login
+from ansible_collections.headroom.scale.plugins.module_utils._common.redis.model import Node
 
 Handler = c.Callable[[asyncio.StreamReader, asyncio.StreamWriter], c.Awaitable[None]]
 PASSWORD = "not-to-be-seen"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.model import (
+from ansible_collections.headroom.scale.plugins.module_utils._common.redis.model import (
     SLOTS,
     format_slots,
     key_slot,

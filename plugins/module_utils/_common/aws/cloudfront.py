@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ..._common.errors import HeadroomError
+from ..errors import HeadroomError
 from .connection import Access
 
 CONNECT_S = 5

@@ -10,8 +10,8 @@ import os
 import typing as t
 from dataclasses import dataclass, field
 
-from .._common.argspec import ArgumentSpec
-from .._common.errors import OptionError
+from ..argspec import ArgumentSpec
+from ..errors import OptionError
 from .model import Node
 
 
