@@ -18,6 +18,8 @@ local M = {}
 local TICK_S, LEASE_S, FORGET_S, SWEEP_S = 0.25, 2, 300, 5
 local POINTS = 160
 local BODY_BYTES = 65536
+-- what nginx takes as "no server is there": status 502; a status of our own would need a patched nginx
+local BUSY = -3
 -- an answer that says that the server cannot serve
 local FAILED = { ["502"] = true, ["503"] = true, ["504"] = true }
 
@@ -224,7 +226,7 @@ function M.pick(name)
         if #u.servers > 1 then balancer.set_more_tries(math.min(#u.servers, 3) - 1) end
     end
     local i, trial = choose(u, ctx)
-    if not i then return ngx.exit(503) end
+    if not i then return ngx.exit(BUSY) end
     local s = u.servers[i]
     ctx.tried[i] = true
     ctx.order[#ctx.order + 1] = i

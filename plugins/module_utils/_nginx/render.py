@@ -338,7 +338,7 @@ def _virtual_server(one: VirtualServer, wanted: Wanted, build: Build, first: boo
     if one.modsecurity != "off":
         lines += ["    modsecurity on;", f"    modsecurity_rules_file {RELEASE}/modsecurity-{one.modsecurity}.conf;"]
     lines += ["    location / {"]
-    lines += _indent(_indent(_proxy(upstream, one, bool(wanted.trusted_proxies))))
+    lines += _indent(_indent(_proxy(upstream, one)))
     return [*lines, "    }", "}"]
 
 
@@ -350,9 +350,7 @@ def _limit(name: str, limit: Limit) -> list[str]:
     ]
 
 
-def _proxy(upstream: Upstream, one: VirtualServer, trusted: bool) -> list[str]:
-    # what a client says of itself counts only when it came through a proxy that is trusted
-    forwarded = "$proxy_add_x_forwarded_for" if trusted else "$remote_addr"
+def _proxy(upstream: Upstream, one: VirtualServer) -> list[str]:
     return [
         *_key(upstream),
         f"proxy_pass http://{upstream.name};",
@@ -361,7 +359,8 @@ def _proxy(upstream: Upstream, one: VirtualServer, trusted: bool) -> list[str]:
         "proxy_set_header Upgrade $http_upgrade;",
         "proxy_set_header Connection $headroom_connection;",
         "proxy_set_header X-Real-IP $remote_addr;",
-        f"proxy_set_header X-Forwarded-For {forwarded};",
+        # the client as a trusted proxy names it, and never what the client says of itself
+        "proxy_set_header X-Forwarded-For $remote_addr;",
         "proxy_set_header X-Forwarded-Proto $scheme;",
         "proxy_set_header X-Forwarded-Host $host;",
         f"proxy_connect_timeout {_ms(one.connect_timeout_s)};",
