@@ -25,7 +25,7 @@ class App(BaseHTTPRequestHandler):
         """Answer /, /health, /slow/SECONDS, /status/CODE and /headers, which shows the request's headers."""
         length = int(self.headers.get("Content-Length") or 0)
         self.rfile.read(length)
-        _empty, kind, value = (self.path.partition("?")[0].split("/") + ["", ""])[:3]
+        _empty, kind, value = [*self.path.partition("?")[0].split("/"), "", ""][:3]
         status, said = 200, {"name": NAME}
         if kind == "headers":
             said["headers"] = {name.lower(): text for name, text in self.headers.items()}
