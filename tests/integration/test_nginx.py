@@ -82,16 +82,19 @@ def share_is(found: collections.Counter[str], *weights: int) -> None:
 class Load:
     """Clients that ask all the time, each time over a new connection."""
 
-    def __init__(self, balancer: str, path: str = "/", clients: int = 4) -> None:
+    def __init__(self, balancer: str, path: str = "/", clients: int = 4, server: str = "app") -> None:
         self.statuses: collections.Counter[Any] = collections.Counter()
         self._stop = threading.Event()
-        self._arguments = (balancer, "app", path)
+        self.names: collections.Counter[str] = collections.Counter()
+        self._arguments = (balancer, server, path)
         self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
 
     def _ask(self) -> None:
         while not self._stop.is_set():
             try:
-                self.statuses[get(*self._arguments)[0]] += 1
+                status, _headers, said = get(*self._arguments)
+                self.statuses[status] += 1
+                self.names[said["name"] if status == 200 else ""] += 1
             except (OSError, http.client.HTTPException) as error:
                 self.statuses[repr(error)] += 1
 
@@ -111,7 +114,7 @@ def balanced(lab: Lab) -> Iterator[Lab]:
     """The lab, with all applications well and in use before and after the test."""
     yield lab
     for app in APPS:
-        lab.run(app, "sh", "-c", "systemctl start headroom-app; rm -f /run/headroom-app/broken")
+        lab.run(app, "sh", "-c", "systemctl start headroom-app; rm -f /run/headroom-app/broken /run/headroom-app/slow")
         for one in BALANCERS:
             for name in ("app", "sticky"):
                 put_back(one["name"], app, name)
@@ -254,6 +257,58 @@ def test_a_cookie_keeps_a_client_at_its_server_until_that_is_drained(balanced: L
     assert moved[0] == 200
     assert moved[2]["name"] != said["name"]
     assert moved[1]["Set-Cookie"].partition(";")[0] != cookie
+
+
+@pytest.mark.parametrize("algorithm", ["least_conn", "random_two", "least_time"])
+def test_a_slow_server_gets_fewer_requests(balanced: Lab, algorithm: str) -> None:
+    balanced.run("app1", "touch", "/run/headroom-app/slow")
+    with Load("lb1", clients=6, server=algorithm) as load:
+        time.sleep(3)
+    assert set(load.statuses) == {200}, load.statuses
+    # in turn it would be a third
+    assert load.names["app1"] / sum(load.names.values()) < 0.2, load.names
+    assert min(load.names["app2"], load.names["app3"]) > load.names["app1"], load.names
+
+
+def owners(balancer: str) -> dict[str, str]:
+    """Return path to the application that a consistent ring gives it."""
+    return {path: get(balancer, "hash", path)[2]["name"] for path in (f"/?page={number}" for number in range(60))}
+
+
+def test_a_key_has_one_server_everywhere_and_a_drain_moves_no_others(balanced: Lab) -> None:
+    before = owners("lb1")
+    assert before == owners("lb2")
+    assert min(collections.Counter(before.values())[app] for app in APPS) >= 5
+    assert upstream(balanced, name="hash", state="drained")["changed"]
+    try:
+        after = owners("lb1")
+    finally:
+        for one in BALANCERS:
+            put_back(one["name"], "app1", "hash")
+    assert {path for path in before if before[path] != after[path]} == {
+        path for path in before if before[path] == "app1"
+    }
+    assert owners("lb1") == before
+
+
+def test_clients_of_one_network_have_one_server(balanced: Lab) -> None:
+    networks = {f"192.0.{number}" for number in range(30)}
+    found = {
+        network: {
+            get("lb1", "ip_hash", headers={"X-Forwarded-For": f"{network}.{host}"})[2]["name"] for host in (7, 99)
+        }
+        for network in networks
+    }
+    assert all(len(names) == 1 for names in found.values())
+    assert set.union(*found.values()) == set(APPS)
+
+
+def test_a_server_that_comes_back_starts_slowly(balanced: Lab) -> None:
+    assert upstream(balanced, name="sticky", state="drained")["changed"]
+    put_back("lb1", "app1", "sticky")
+    assert counts("lb1", "sticky", 60)["app1"] <= 15
+    time.sleep(3)
+    assert 28 <= counts("lb1", "sticky", 60)["app1"] <= 32
 
 
 def test_a_drain_waits_for_requests_and_loses_none(balanced: Lab) -> None:
@@ -410,7 +465,7 @@ def test_a_change_that_does_not_serve_is_taken_back_each_time(
     before = get("lb1", 8181, "/release")[2]
     with Load("lb1", clients=2) as load:
         for _ in range(2):
-            failed = balanced.play("load_balancer.yml", fails=True, nginx_load_balancer_wait_s=5, **variables)
+            failed = balanced.play("load_balancer.yml", fails=True, nginx_load_balancer_wait_s=10, **variables)
             assert cause in failed.messages()[0]
             assert "What was there is in force again." in failed.messages()[0]
             # the next load balancer was left alone

@@ -1,6 +1,7 @@
 """A small web application for the lab: it says its name, and fails when it is told to.
 
-Usage: app.py NAME ADDRESS PORT DIRECTORY. While DIRECTORY holds a file "broken", everything but /headers is answered with status 503.
+Usage: app.py NAME ADDRESS PORT DIRECTORY. While DIRECTORY holds a file "broken", everything but /headers is answered with status 503;
+while it holds a file "slow", each answer to / takes a tenth of a second.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class App(BaseHTTPRequestHandler):
             said["headers"] = {name.lower(): text for name, text in self.headers.items()}
         elif (DIRECTORY / "broken").exists():
             status = 503
+        elif kind == "" and (DIRECTORY / "slow").exists():
+            time.sleep(0.1)
         elif kind == "slow":
             time.sleep(min(float(value), 60.0))
         elif kind == "status":
