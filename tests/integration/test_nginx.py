@@ -474,6 +474,16 @@ def test_a_change_that_does_not_serve_is_taken_back_each_time(
     assert set(load.statuses) == {200}, load.statuses
 
 
+def test_what_was_changed_by_hand_is_mended(balanced: Lab) -> None:
+    before = balanced.run("lb1", "cat", "/etc/nginx/nginx.conf")
+    balanced.run("lb1", "sed", "-i", "s/listen 80 default_server/listen 22/", "/etc/nginx/nginx.conf")
+    assert balanced.run("lb1", "cat", "/etc/nginx/nginx.conf") != before
+    mended = balanced.play("load_balancer.yml")
+    assert mended.changed() == [(CONFIGURE, "lb1")]
+    assert [step["action"] for step in steps(mended)] == ["write", "reload"]
+    assert balanced.run("lb1", "cat", "/etc/nginx/nginx.conf") == before
+
+
 def test_a_configuration_that_nginx_refuses_changes_nothing(balanced: Lab) -> None:
     before = balanced.run("lb1", "cat", "/etc/nginx/nginx.conf")
     wanted = {

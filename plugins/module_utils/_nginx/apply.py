@@ -102,9 +102,10 @@ def put_in_force(target: Target, now: Observed) -> None:
             if named != target.release:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
-        # what runs and is what its file says is what to come back to; a run that was killed left neither
+        # a file that nobody has seen serve, as a killed run or a hand may leave it, is nothing to come back to
         last_good = now.last_good
-        if now.config is not None and (named == now.serving if now.running else last_good is None):
+        serves = named == now.serving and now.config == now.release.get("nginx.conf")
+        if now.config is not None and (last_good is None or not named or serves):
             last_good = now.config
             _write(os.path.join(target.base, LAST_GOOD), last_good, 0o600)
         if now.config != target.files["nginx.conf"]:
