@@ -52,7 +52,7 @@ def config_spec() -> ArgumentSpec:
         "interval_s": {"type": "float", "default": 10.0},
         "timeout_s": {"type": "float", "default": 5.0},
         "fails": {"type": "int", "default": 3},
-        "passes": {"type": "int", "default": 2},
+        "passes": {"type": "int", "default": 2, "no_log": False},
         "statuses": {"type": "list", "elements": "int", "default": [200]},
         "body": {"type": "str"},
         "host": {"type": "str"},
