@@ -87,7 +87,7 @@ def test_an_id_with_a_star_is_no_pattern(cluster: Lab, filled: Any) -> None:
 def test_one_node_is_enough_to_find_the_others(cluster: Lab, filled: Any) -> None:
     result = flush(cluster, entities=[{"user": IDS}], nodes=nodes()[:1])
     assert result["layers"][0]["keys"] == 3 * KEYS + 30
-    assert count(filled, "*") == 0
+    assert set(filled.scan_iter("*", count=1000)) == set()
 
 
 def test_a_key_that_is_set_again_stays_in_the_set_of_its_tag(cluster: Lab, filled: Any) -> None:

@@ -24,6 +24,8 @@ if t.TYPE_CHECKING:
 
 # what is read from the source before it is written to the target in one go
 BLOCK_BYTES = 1 << 18
+# libpq reads 16 kB, and makes room for more only when it is to read again before these are taken
+READS = 4
 # a part is small enough that a pause or a limit takes effect soon, and large enough to cost nothing
 PART_PAGES = 16384
 
@@ -206,7 +208,8 @@ class Wire:
                         # mostly there is more already, and waiting for it costs more than reading it
                         if dry:
                             await self._readable()
-                        self.pg.consume_input()
+                        for _again in range(READS):
+                            self.pg.consume_input()
                         dry = True
                     else:
                         done = True

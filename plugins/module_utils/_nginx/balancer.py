@@ -1,0 +1,623 @@
+# Copyright: headroom.scale contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# **PRIVATE** to the collection: may change at any time without notice.
+"""The part of the load balancer that runs inside nginx, in Lua.
+
+All state lies in a shared dictionary: every worker sees the same, and a reload keeps it. One worker, whoever holds the lease, makes the
+checks and moves servers on in time. A server is closed (it takes requests), open (it takes none) or half_open (it takes a few, on trial).
+"""
+
+from __future__ import annotations
+
+LUA = r"""-- Written by headroom.scale: changes made by hand are replaced.
+local balancer = require "ngx.balancer"
+local dict = ngx.shared.headroom
+local M = {}
+
+local TICK_S, LEASE_S, FORGET_S, SWEEP_S = 0.25, 2, 300, 5
+local POINTS = 160
+local BODY_BYTES = 65536
+-- what nginx takes as "no server is there": status 502; a status of our own would need a patched nginx
+local BUSY = -3
+-- an answer that says that the server cannot serve
+local FAILED = { ["502"] = true, ["503"] = true, ["504"] = true }
+
+local upstreams, order, snapshots = {}, {}, {}
+
+local function key(u, s, what) return "s|" .. u.name .. "|" .. s.name .. "|" .. what end
+local function bump() dict:incr("version", 1, 0) end
+local function get(u, s, what, default)
+    local value = dict:get(key(u, s, what))
+    if value == nil then return default end
+    return value
+end
+local function put(u, s, what, value, ttl) dict:set(key(u, s, what), value, ttl or 0) end
+local function drop(u, s, ...) for _, what in ipairs({...}) do dict:delete(key(u, s, what)) end end
+
+function M.init(described)
+    for _, u in ipairs(described) do
+        upstreams[u.name] = u
+        order[#order + 1] = u
+        u.by_tag = {}
+        for _, s in ipairs(u.servers) do
+            s.tag = string.format("%08x", ngx.crc32_long(u.name .. "|" .. s.name))
+            u.by_tag[s.tag] = s
+        end
+        if u.check then
+            u.check.accept = {}
+            for _, status in ipairs(u.check.statuses) do u.check.accept[tostring(status)] = true end
+        end
+    end
+    return M
+end
+
+-- the weight in force: one that was set at run time holds until another is declared
+local function weight_of(u, s)
+    if get(u, s, "weight_base") == s.weight then return get(u, s, "weight", s.weight) end
+    return s.weight
+end
+
+local function ramp(u, s, now)
+    if u.slow_start_s <= 0 then return 1 end
+    local since = get(u, s, "since")
+    if not since or now - since >= u.slow_start_s then return 1 end
+    return math.max(0.1, (now - since) / u.slow_start_s)
+end
+
+-- points of a ring: a server that goes takes only its own keys along
+local function ring_of(u, weights)
+    local points, total = {}, 0
+    for _, weight in ipairs(weights) do total = total + weight end
+    for i, s in ipairs(u.servers) do
+        for n = 1, math.max(1, math.floor(POINTS * #weights * weights[i] / total)) do
+            points[#points + 1] = { ngx.crc32_long(s.name .. "#" .. n), i }
+        end
+    end
+    table.sort(points, function(a, b) return a[1] < b[1] or (a[1] == b[1] and a[2] < b[2]) end)
+    return points
+end
+
+local function snapshot(u)
+    local version, now = dict:get("version") or 0, ngx.now()
+    local old = snapshots[u.name]
+    if old and old.version == version and (not old.ramping or now - old.at < 0.1) then return old end
+    local new = { version = version, at = now, ramping = false, weights = {}, state = {}, current = {}, drained = {} }
+    local whole = {}
+    for i, s in ipairs(u.servers) do
+        whole[i] = weight_of(u, s)
+        local part = ramp(u, s, now)
+        new.ramping = new.ramping or part < 1
+        new.weights[i] = whole[i] * part
+        new.state[i] = get(u, s, "state", "closed")
+        new.drained[i] = get(u, s, "drained") ~= nil
+        new.current[i] = old and old.current[i] or 0
+    end
+    if u.algorithm == "hash" or u.algorithm == "ip_hash" then
+        local print = table.concat(whole, ",")
+        new.print = print
+        new.ring = old and old.print == print and old.ring or ring_of(u, whole)
+    end
+    snapshots[u.name] = new
+    return new
+end
+
+-- smooth weighted round robin over the given servers
+local function in_turn(snap, among)
+    local best, total = nil, 0
+    for _, i in ipairs(among) do
+        snap.current[i] = snap.current[i] + snap.weights[i]
+        total = total + snap.weights[i]
+        if not best or snap.current[i] > snap.current[best] then best = i end
+    end
+    snap.current[best] = snap.current[best] - total
+    return best
+end
+
+local function least(snap, among, score)
+    local found, lowest = {}, nil
+    for _, i in ipairs(among) do
+        local value = score(i)
+        if not lowest or value < lowest then found, lowest = {}, value end
+        if value == lowest then found[#found + 1] = i end
+    end
+    return #found == 1 and found[1] or in_turn(snap, found)
+end
+
+local function active(u, i) return get(u, u.servers[i], "active", 0) end
+
+-- seconds that a server takes to answer; what is old counts less, so that a server that was slow is tried again
+local function seconds(u, i)
+    local s = u.servers[i]
+    local at = get(u, s, "response_at")
+    if not at then return 0.001 end
+    return math.max(0.001, get(u, s, "response", 0) * 0.5 ^ (math.max(0, ngx.now() - at) / 10))
+end
+
+local function on_ring(u, snap, among, text)
+    local ring, may = snap.ring, {}
+    for _, i in ipairs(among) do may[i] = true end
+    local hash, low, high = ngx.crc32_long(text), 1, #ring + 1
+    while low < high do
+        local middle = math.floor((low + high) / 2)
+        if ring[middle][1] < hash then low = middle + 1 else high = middle end
+    end
+    for step = 0, #ring - 1 do
+        local i = ring[(low - 1 + step) % #ring + 1][2]
+        if may[i] then return i end
+    end
+end
+
+local function network()
+    local raw = ngx.var.binary_remote_addr
+    return #raw == 4 and raw:sub(1, 3) or raw
+end
+
+local function select_by(u, snap, among)
+    if #among == 1 then return among[1] end
+    local algorithm = u.algorithm
+    if algorithm == "least_conn" then
+        return least(snap, among, function(i) return active(u, i) / snap.weights[i] end)
+    elseif algorithm == "least_time" then
+        return least(snap, among, function(i) return seconds(u, i) * (active(u, i) + 1) / snap.weights[i] end)
+    elseif algorithm == "random_two" then
+        local total = 0
+        for _, i in ipairs(among) do total = total + snap.weights[i] end
+        local function draw(except)
+            local at = math.random() * (total - (except and snap.weights[except] or 0))
+            local last
+            for _, i in ipairs(among) do
+                if i ~= except then
+                    last, at = i, at - snap.weights[i]
+                    if at < 0 then return i end
+                end
+            end
+            return last
+        end
+        local first = draw()
+        return least(snap, { first, draw(first) }, function(i) return active(u, i) / snap.weights[i] end)
+    elseif algorithm == "hash" then
+        return on_ring(u, snap, among, ngx.var.headroom_key or "")
+    elseif algorithm == "ip_hash" then
+        return on_ring(u, snap, among, network())
+    end
+    return in_turn(snap, among)
+end
+
+-- a server on trial takes only as many requests as it is granted
+local function granted(u, i)
+    if dict:incr(key(u, u.servers[i], "trials"), 1, 0) <= u.half_open_requests then return true end
+    dict:incr(key(u, u.servers[i], "trials"), -1)
+    return false
+end
+
+local function choose(u, ctx)
+    local snap, refused = snapshot(u), {}
+    while true do
+        local among, spare = {}, {}
+        for i, s in ipairs(u.servers) do
+            if snap.state[i] ~= "open" and not snap.drained[i] and not ctx.tried[i] and not refused[i] then
+                local list = s.backup and spare or among
+                list[#list + 1] = i
+            end
+        end
+        if #among == 0 then among = spare end
+        if #among == 0 then return nil end
+        local i
+        if u.cookie and #ctx.order == 0 then
+            local s = u.by_tag[ngx.var["cookie_" .. u.cookie] or ""]
+            for _, candidate in ipairs(among) do
+                if s and u.servers[candidate] == s then i = candidate end
+            end
+        end
+        i = i or select_by(u, snap, among)
+        if snap.state[i] ~= "half_open" then return i, false end
+        if granted(u, i) then return i, true end
+        refused[i] = true
+    end
+end
+
+function M.pick(name)
+    local u = upstreams[name]
+    local ctx = ngx.ctx.headroom
+    if not ctx then
+        ctx = { u = u, tried = {}, order = {}, trial = {}, pid = ngx.worker.pid() }
+        ngx.ctx.headroom = ctx
+        if #u.servers > 1 then balancer.set_more_tries(math.min(#u.servers, 3) - 1) end
+    end
+    local i, trial = choose(u, ctx)
+    if not i then return ngx.exit(BUSY) end
+    local s = u.servers[i]
+    ctx.tried[i] = true
+    ctx.order[#ctx.order + 1] = i
+    ctx.trial[i] = trial
+    dict:incr(key(u, s, "active"), 1, 0)
+    dict:incr("p|" .. ctx.pid .. "|" .. u.name .. "|" .. s.name, 1, 0)
+    local ok, problem = balancer.set_current_peer(s.ip, s.port)
+    if not ok then
+        ngx.log(ngx.ERR, "no peer: ", problem)
+        return ngx.exit(500)
+    end
+end
+
+-- how many servers of an upstream may be out at once: one at least and never the last one, unless others can take over or all may
+local function cap(u)
+    local count = 0
+    for _, s in ipairs(u.servers) do if not s.backup then count = count + 1 end end
+    if u.max_ejected_percent == 0 then return 0 end
+    if u.max_ejected_percent == 100 or count < #u.servers then return count end
+    return math.min(count - 1, math.max(1, math.floor(count * u.max_ejected_percent / 100)))
+end
+
+local function open_for(u, s)
+    local times = dict:incr(key(u, s, "openings"), 1, 0)
+    return math.min(u.max_open_s, u.open_s * 2 ^ math.min(times - 1, 16))
+end
+
+local function eject(u, s, why)
+    -- the one worker that adds this key ejects; it stays until the server is closed again
+    if not dict:add(key(u, s, "ejected"), true) then return end
+    if not s.backup and dict:incr("e|" .. u.name, 1, 0) > cap(u) then
+        dict:incr("e|" .. u.name, -1)
+        drop(u, s, "ejected")
+        ngx.log(ngx.WARN, "headroom: ", u.name, " ", s.name, " fails (", why, ") and stays: enough servers are out")
+        return
+    end
+    put(u, s, "until", ngx.now() + open_for(u, s))
+    put(u, s, "state", "open")
+    drop(u, s, "check_passes", "since")
+    bump()
+    ngx.log(ngx.WARN, "headroom: ", u.name, " ", s.name, " closed -> open: ", why)
+end
+
+local function reopen(u, s, why)
+    put(u, s, "until", ngx.now() + open_for(u, s))
+    put(u, s, "state", "open")
+    drop(u, s, "check_passes")
+    bump()
+    ngx.log(ngx.WARN, "headroom: ", u.name, " ", s.name, " half_open -> open: ", why)
+end
+
+local function close(u, s)
+    put(u, s, "since", ngx.now())
+    drop(u, s, "state", "until", "openings", "trials", "trial_passes", "fails", "check_fails")
+    if dict:get(key(u, s, "ejected")) then
+        drop(u, s, "ejected")
+        if not s.backup then dict:incr("e|" .. u.name, -1, 1) end
+    end
+    bump()
+    ngx.log(ngx.WARN, "headroom: ", u.name, " ", s.name, " half_open -> closed")
+end
+
+local function judge(u, s, trial, failed, known)
+    local state = get(u, s, "state", "closed")
+    if trial and state == "half_open" then
+        if not known then
+            dict:incr(key(u, s, "trials"), -1)
+        elseif failed then
+            reopen(u, s, "a trial request failed")
+        elseif dict:incr(key(u, s, "trial_passes"), 1, 0) == u.half_open_requests then
+            close(u, s)
+        end
+    elseif failed and state == "closed" then
+        if dict:incr(key(u, s, "fails"), 1, 0, u.fail_timeout_s) >= u.max_fails then
+            eject(u, s, u.max_fails .. " requests failed")
+        end
+    end
+end
+
+local function release(pid, name, server)
+    dict:incr("s|" .. name .. "|" .. server .. "|active", -1)
+    dict:incr("p|" .. pid .. "|" .. name .. "|" .. server, -1)
+end
+
+function M.log()
+    local ctx = ngx.ctx.headroom
+    if not ctx then return end
+    ngx.ctx.headroom = nil
+    local u, statuses, times = ctx.u, {}, {}
+    for word in (ngx.var.upstream_status or ""):gmatch("[^, :]+") do statuses[#statuses + 1] = word end
+    for word in (ngx.var.upstream_response_time or ""):gmatch("[^, :]+") do times[#times + 1] = tonumber(word) or -1 end
+    for n, i in ipairs(ctx.order) do
+        local s, status = u.servers[i], statuses[n]
+        release(ctx.pid, u.name, s.name)
+        dict:incr(key(u, s, "requests"), 1, 0)
+        -- a client that left says nothing about the server
+        local known = status ~= nil and status ~= "-" and status ~= "499"
+        local failed = known and FAILED[status] or false
+        if failed then dict:incr(key(u, s, "failures"), 1, 0) end
+        judge(u, s, ctx.trial[i], failed, known)
+        if known and not failed and times[n] and times[n] >= 0 then
+            local before = get(u, s, "response")
+            put(u, s, "response", before and before * 0.9 + times[n] * 0.1 or times[n])
+            put(u, s, "response_at", ngx.now())
+        end
+    end
+end
+
+function M.header()
+    local ctx = ngx.ctx.headroom
+    local u = ctx and ctx.u
+    if not u or not u.cookie or #ctx.order == 0 then return end
+    local s = u.servers[ctx.order[#ctx.order]]
+    if ngx.var["cookie_" .. u.cookie] == s.tag then return end
+    local cookie = u.cookie .. "=" .. s.tag .. "; Path=/; HttpOnly; SameSite=Lax"
+    if u.cookie_ttl_s > 0 then cookie = cookie .. "; Max-Age=" .. u.cookie_ttl_s end
+    if ngx.var.scheme == "https" then cookie = cookie .. "; Secure" end
+    local there = ngx.header["Set-Cookie"]
+    if type(there) == "table" then
+        there[#there + 1] = cookie
+        ngx.header["Set-Cookie"] = there
+    else
+        ngx.header["Set-Cookie"] = there and { there, cookie } or cookie
+    end
+end
+
+-- active checks
+
+local function asked(u, s)
+    local c, socket = u.check, ngx.socket.tcp()
+    socket:settimeout(c.timeout_s * 1000)
+    local ok, problem = socket:connect(s.ip, s.port)
+    if not ok then return false, problem end
+    local sent
+    sent, problem = socket:send("GET " .. c.path .. " HTTP/1.0\r\nHost: " .. (c.host ~= "" and c.host or s.name)
+        .. "\r\nUser-Agent: headroom-check\r\nConnection: close\r\n\r\n")
+    if not sent then return false, problem end
+    local line
+    line, problem = socket:receive("*l")
+    local status = line and line:match("^HTTP/%d%.%d (%d%d%d)")
+    if not status then
+        socket:close()
+        return false, problem or "no HTTP"
+    end
+    local answer = true
+    if not c.accept[status] then
+        answer, problem = false, "status " .. status
+    elseif c.body ~= "" then
+        local body, deadline = "", ngx.now() + c.timeout_s
+        while #body < BODY_BYTES and ngx.now() < deadline and not body:find(c.body, 1, true) do
+            local data, failure, part = socket:receive(1024)
+            body = body .. (data or part or "")
+            if failure then break end
+        end
+        if not body:find(c.body, 1, true) then answer, problem = false, "another body" end
+    end
+    socket:close()
+    return answer, problem
+end
+
+local function check(premature, u, s)
+    if premature then return end
+    local ok, problem = asked(u, s)
+    -- a worker that leaves may have cut its own checks short
+    if ngx.worker.exiting() then return end
+    put(u, s, "check", ok and "ok" or problem or "failed")
+    local state = get(u, s, "state", "closed")
+    if ok then
+        drop(u, s, "check_fails")
+        if state == "open" then dict:incr(key(u, s, "check_passes"), 1, 0) end
+        return
+    end
+    drop(u, s, "check_passes")
+    local fails = dict:incr(key(u, s, "check_fails"), 1, 0)
+    if state == "half_open" then
+        reopen(u, s, "check: " .. (problem or "failed"))
+    elseif state == "closed" and fails >= u.check.fails then
+        eject(u, s, fails .. " checks failed, the last one with: " .. (problem or "failed"))
+    end
+end
+
+local function move_on(u, s, now)
+    local state = get(u, s, "state", "closed")
+    if state == "open" then
+        local passed = not u.check or get(u, s, "check_passes", 0) >= u.check.passes
+        if passed and now >= get(u, s, "until", 0) then
+            drop(u, s, "trials", "trial_passes")
+            put(u, s, "trial_since", now)
+            put(u, s, "state", "half_open")
+            bump()
+            ngx.log(ngx.WARN, "headroom: ", u.name, " ", s.name, " open -> half_open")
+        end
+    elseif state == "half_open" and now - get(u, s, "trial_since", now) > u.max_open_s then
+        -- trials whose end nobody told, as of a worker that was killed, are given anew
+        drop(u, s, "trials", "trial_passes")
+        put(u, s, "trial_since", now)
+    end
+end
+
+local next_check, unknown_since, swept = {}, {}, 0
+
+local function sweep(now)
+    local known, alive = {}, {}
+    for _, u in ipairs(order) do
+        for _, s in ipairs(u.servers) do known["s|" .. u.name .. "|" .. s.name] = true end
+        local out = 0
+        for _, s in ipairs(u.servers) do
+            if not s.backup and dict:get(key(u, s, "ejected")) then out = out + 1 end
+        end
+        dict:set("e|" .. u.name, out)
+    end
+    for _, name in ipairs(dict:get_keys(0)) do
+        local kind = name:sub(1, 2)
+        if kind == "p|" then
+            local pid, upstream, server = name:match("^p|(%d+)|([^|]+)|(.+)$")
+            if alive[pid] == nil then
+                local file = io.open("/proc/" .. pid .. "/stat")
+                alive[pid] = file ~= nil
+                if file then file:close() end
+            end
+            if not alive[pid] then
+                -- what a worker that was killed had in its hands
+                local left = dict:get(name) or 0
+                if left > 0 then dict:incr("s|" .. upstream .. "|" .. server .. "|active", -left) end
+                dict:delete(name)
+            end
+        elseif kind == "s|" and not known[name:match("^(s|[^|]+|[^|]+)|")] then
+            -- kept for a while: the change that took the server out may still be taken back
+            unknown_since[name] = unknown_since[name] or now
+            if now - unknown_since[name] > FORGET_S then
+                dict:delete(name)
+                unknown_since[name] = nil
+            end
+        else
+            unknown_since[name] = nil
+        end
+    end
+end
+
+local function tick(premature)
+    local pid = ngx.worker.pid()
+    if premature then
+        if dict:get("leader") == pid then dict:delete("leader") end
+        return
+    end
+    if not dict:add("leader", pid, LEASE_S) then
+        if dict:get("leader") ~= pid then
+            next_check = {}
+            return
+        end
+        dict:set("leader", pid, LEASE_S)
+    end
+    local now = ngx.now()
+    for _, u in ipairs(order) do
+        for n, s in ipairs(u.servers) do
+            move_on(u, s, now)
+            if u.check then
+                local id = key(u, s, "")
+                next_check[id] = next_check[id] or now + u.check.interval_s * (n - 1) / #u.servers
+                if now >= next_check[id] then
+                    next_check[id] = now + u.check.interval_s
+                    ngx.timer.at(0, check, u, s)
+                end
+            end
+        end
+    end
+    if now - swept > SWEEP_S then
+        swept = now
+        sweep(now)
+    end
+end
+
+function M.start()
+    math.randomseed(ngx.worker.pid() + ngx.now() * 1000)
+    ngx.timer.every(TICK_S, tick)
+    bump()
+end
+
+-- what is seen from outside
+
+local function quoted(text)
+    return '"' .. tostring(text):gsub('[%c"\\]', function(c) return string.format("\\u%04x", c:byte()) end) .. '"'
+end
+
+local function seen(u, s)
+    return {
+        { "address", quoted(s.name) },
+        { "state", quoted(get(u, s, "state", "closed")) },
+        { "drained", tostring(get(u, s, "drained") ~= nil) },
+        { "backup", tostring(s.backup) },
+        { "weight", weight_of(u, s) },
+        { "declared_weight", s.weight },
+        { "active", math.max(0, get(u, s, "active", 0)) },
+        { "requests", get(u, s, "requests", 0) },
+        { "failures", get(u, s, "failures", 0) },
+        { "response_ms", string.format("%.1f", get(u, s, "response", 0) * 1000) },
+        { "check", u.check and quoted(get(u, s, "check", "")) or "null" },
+    }
+end
+
+function M.show()
+    ngx.header["Content-Type"] = "application/json"
+    local rows = {}
+    for _, u in ipairs(order) do
+        local servers = {}
+        for _, s in ipairs(u.servers) do
+            local fields = {}
+            for _, pair in ipairs(seen(u, s)) do fields[#fields + 1] = quoted(pair[1]) .. ": " .. pair[2] end
+            servers[#servers + 1] = "{" .. table.concat(fields, ", ") .. "}"
+        end
+        rows[#rows + 1] = "{" .. '"name": ' .. quoted(u.name) .. ', "algorithm": ' .. quoted(u.algorithm)
+            .. ', "servers": [' .. table.concat(servers, ", ") .. "]}"
+    end
+    ngx.say('{"upstreams": [', table.concat(rows, ", "), "]}")
+end
+
+local METRICS = {
+    { "requests_total", "counter", "Requests sent to a server.", function(u, s) return get(u, s, "requests", 0) end },
+    { "failures_total", "counter", "Requests that a server failed.", function(u, s) return get(u, s, "failures", 0) end },
+    { "active", "gauge", "Requests at a server now.", function(u, s) return math.max(0, get(u, s, "active", 0)) end },
+    { "weight", "gauge", "Weight in force.", weight_of },
+    { "drained", "gauge", "Whether a server is drained.", function(u, s) return get(u, s, "drained") and 1 or 0 end },
+    { "response_seconds", "gauge", "Moving mean of the response time.", function(u, s) return get(u, s, "response", 0) end },
+}
+
+function M.metrics()
+    ngx.header["Content-Type"] = "text/plain; version=0.0.4"
+    local lines = {}
+    local function each(name, kind, help, write)
+        name = "headroom_upstream_server_" .. name
+        lines[#lines + 1] = "# HELP " .. name .. " " .. help
+        lines[#lines + 1] = "# TYPE " .. name .. " " .. kind
+        for _, u in ipairs(order) do
+            for _, s in ipairs(u.servers) do write(name, u, s, '{upstream="' .. u.name .. '",server="' .. s.name .. '"') end
+        end
+    end
+    for _, metric in ipairs(METRICS) do
+        each(metric[1], metric[2], metric[3], function(name, u, s, labels)
+            lines[#lines + 1] = name .. labels .. "} " .. metric[4](u, s)
+        end)
+    end
+    each("state", "gauge", "1 for the state that the breaker of a server is in.", function(name, u, s, labels)
+        local state = get(u, s, "state", "closed")
+        for _, one in ipairs({ "closed", "open", "half_open" }) do
+            lines[#lines + 1] = name .. labels .. ',state="' .. one .. '"} ' .. (state == one and 1 or 0)
+        end
+    end)
+    ngx.say(table.concat(lines, "\n"))
+end
+
+local function refuse(status, text)
+    ngx.status = status
+    ngx.say('{"error": ', quoted(text), "}")
+end
+
+function M.change()
+    ngx.header["Content-Type"] = "application/json"
+    -- a page in a browser cannot set this header on a form
+    if ngx.req.get_method() ~= "POST" or not ngx.var.http_x_headroom then
+        return refuse(405, "POST with the header X-Headroom")
+    end
+    ngx.req.read_body()
+    local given = ngx.req.get_post_args(10) or {}
+    local u = upstreams[given.upstream or ""]
+    if not u then return refuse(404, "no such upstream") end
+    local s
+    for _, one in ipairs(u.servers) do if one.name == given.server then s = one end end
+    if not s then return refuse(404, "no such server") end
+    local weight = tonumber(given.weight)
+    if given.weight and (not weight or weight % 1 ~= 0 or weight < 0 or weight > 1000) then
+        return refuse(400, "weight from 1 to 1000, or 0 for the declared one")
+    end
+    if given.drained == "true" then
+        put(u, s, "drained", true)
+    elseif given.drained == "false" then
+        if get(u, s, "drained") then put(u, s, "since", ngx.now()) end
+        drop(u, s, "drained")
+    elseif given.drained then
+        return refuse(400, "drained true or false")
+    end
+    if weight == 0 or weight == s.weight then
+        drop(u, s, "weight", "weight_base")
+    elseif weight then
+        put(u, s, "weight", weight)
+        put(u, s, "weight_base", s.weight)
+    end
+    bump()
+    ngx.log(ngx.WARN, "headroom: ", u.name, " ", s.name, " drained=", given.drained, " weight=", given.weight,
+        " from ", ngx.var.remote_addr)
+    ngx.say("{}")
+end
+
+return M
+"""

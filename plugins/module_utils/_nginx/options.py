@@ -1,0 +1,341 @@
+# Copyright: headroom.scale contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# **PRIVATE** to the collection: may change at any time without notice.
+"""The options of ``nginx_config``: declared, and checked beyond their types."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import typing as t
+
+from .._common.argspec import ArgumentSpec
+from .._common.errors import OptionError
+from .model import (
+    ALGORITHMS,
+    MODSECURITY,
+    ActiveCheck,
+    Breaker,
+    Limit,
+    Management,
+    Server,
+    Upstream,
+    VirtualServer,
+    Wanted,
+)
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
+SERVER_NAME = re.compile(r"_|(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
+PATH = re.compile(r"/[A-Za-z0-9._~%!&()*+,:@/?=-]*")
+HASH_KEY = re.compile(r"([A-Za-z0-9_.:/-]|\$[a-z][a-z0-9_]*|\$\{[a-z][a-z0-9_]*\})+")
+HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")
+PEM = {"certificate": "-----BEGIN CERTIFICATE-----", "key": "PRIVATE KEY-----"}
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "SAMEORIGIN",
+    "Referrer-Policy": "strict-origin-when-cross-origin",
+}
+HSTS = ("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
+
+
+def config_spec() -> ArgumentSpec:
+    """Return the module's options."""
+    server = {
+        "address": {"type": "str", "required": True},
+        "weight": {"type": "int", "default": 1},
+        "backup": {"type": "bool", "default": False},
+    }
+    check = {
+        "path": {"type": "str", "default": "/"},
+        "interval_s": {"type": "float", "default": 10.0},
+        "timeout_s": {"type": "float", "default": 5.0},
+        "fails": {"type": "int", "default": 3},
+        "passes": {"type": "int", "default": 2, "no_log": False},
+        "statuses": {"type": "list", "elements": "int", "default": [200]},
+        "body": {"type": "str"},
+        "host": {"type": "str"},
+    }
+    breaker = {
+        "open_s": {"type": "float", "default": 30.0},
+        "max_open_s": {"type": "float", "default": 60.0},
+        "half_open_requests": {"type": "int", "default": 1},
+    }
+    affinity = {"cookie": {"type": "str", "required": True}, "ttl_s": {"type": "int", "default": 0}}
+    upstream = {
+        "name": {"type": "str", "required": True},
+        "servers": {"type": "list", "elements": "dict", "required": True, "options": server},
+        "algorithm": {"type": "str", "choices": list(ALGORITHMS), "default": "round_robin"},
+        "hash_key": {"type": "str", "default": "$request_uri", "no_log": False},
+        "max_fails": {"type": "int", "default": 3},
+        "fail_timeout_s": {"type": "float", "default": 30.0},
+        "slow_start_s": {"type": "float", "default": 0.0},
+        "active_check": {"type": "dict", "options": check},
+        "breaker": {"type": "dict", "options": breaker},
+        "max_ejected_percent": {"type": "int", "default": 50},
+        "affinity": {"type": "dict", "options": affinity},
+        "keepalive": {"type": "int", "default": 64},
+        "runtime": {"type": "bool", "default": True},
+    }
+    tls = {"certificate": {"type": "str", "required": True}, "key": {"type": "str", "required": True, "no_log": True}}
+    limit = {
+        "requests_per_minute": {"type": "int", "default": 100},
+        "burst": {"type": "int", "default": 20},
+        "dry_run": {"type": "bool", "default": False},
+    }
+    virtual = {
+        "name": {"type": "str", "required": True},
+        "server_names": {"type": "list", "elements": "str", "default": ["_"]},
+        "port": {"type": "int", "required": True},
+        "upstream": {"type": "str", "required": True},
+        "tls": {"type": "dict", "options": tls},
+        "headers": {"type": "dict"},
+        "limit": {"type": "dict", "options": limit},
+        "allow": {"type": "list", "elements": "str", "default": []},
+        "deny": {"type": "list", "elements": "str", "default": []},
+        "modsecurity": {"type": "str", "choices": list(MODSECURITY), "default": "off"},
+        "connect_timeout_s": {"type": "float", "default": 5.0},
+        "send_timeout_s": {"type": "float", "default": 10.0},
+        "read_timeout_s": {"type": "float", "default": 10.0},
+    }
+    management = {
+        "address": {"type": "str", "default": "127.0.0.1"},
+        "port": {"type": "int", "default": 8181},
+        "allow": {"type": "list", "elements": "str", "default": []},
+    }
+    return ArgumentSpec(
+        {
+            "upstreams": {"type": "list", "elements": "dict", "required": True, "options": upstream},
+            "virtual_servers": {"type": "list", "elements": "dict", "required": True, "options": virtual},
+            "management": {"type": "dict", "options": management, "apply_defaults": True},
+            "trusted_proxies": {"type": "list", "elements": "str", "default": []},
+            "real_ip_header": {"type": "str", "default": "X-Forwarded-For"},
+            "user": {"type": "str", "default": "www-data"},
+            "worker_connections": {"type": "int", "default": 4096},
+            "program": {"type": "path", "default": "/usr/sbin/nginx"},
+            "config_file": {"type": "path", "default": "/etc/nginx/nginx.conf"},
+            "wait_s": {"type": "float", "default": 15.0},
+        }
+    )
+
+
+def parse_wanted(params: t.Mapping[str, t.Any]) -> Wanted:
+    """Check the module's options beyond their types.
+
+    :raises OptionError: naming the option, its value and what to give instead.
+    """
+    if not params["upstreams"]:
+        raise OptionError("upstreams", [], "give at least one upstream.")
+    if not params["virtual_servers"]:
+        raise OptionError("virtual_servers", [], "give at least one virtual server.")
+    upstreams = tuple(_upstream(entry) for entry in params["upstreams"])
+    _once("upstreams[].name", [upstream.name for upstream in upstreams])
+    virtual = tuple(_virtual_server(entry) for entry in params["virtual_servers"])
+    _once("virtual_servers[].name", [one.name for one in virtual])
+    named = {upstream.name for upstream in upstreams}
+    for one in virtual:
+        if one.upstream not in named:
+            raise OptionError(
+                "virtual_servers[].upstream", one.upstream, f"give one of the upstreams: {', '.join(sorted(named))}."
+            )
+    for port in {one.port for one in virtual}:
+        there = [one for one in virtual if one.port == port]
+        if len({bool(one.certificate) for one in there}) > 1:
+            raise OptionError("virtual_servers[].port", port, "it is there with and without 'tls'; give one of both.")
+        _once("virtual_servers[].server_names", [name for one in there for name in one.server_names])
+    management = _management(params["management"], {one.port for one in virtual})
+    header = params["real_ip_header"]
+    if not HEADER.fullmatch(header):
+        raise OptionError("real_ip_header", header, "give the name of a header, such as X-Forwarded-For.")
+    if not NAME.fullmatch(params["user"]):
+        raise OptionError("user", params["user"], "give the name of a user of the host.")
+    _within("worker_connections", params["worker_connections"], 16, 1_000_000)
+    _within("wait_s", params["wait_s"], 1, 600)
+    return Wanted(
+        upstreams,
+        virtual,
+        management,
+        _networks("trusted_proxies", params["trusted_proxies"]),
+        header,
+        params["user"],
+        params["worker_connections"],
+    )
+
+
+def _upstream(given: t.Mapping[str, t.Any]) -> Upstream:
+    name = _name("upstreams[].name", given["name"])
+    servers = tuple(_server(entry) for entry in given["servers"])
+    if not any(not server.backup for server in servers):
+        raise OptionError("upstreams[].servers", name, "give the upstream at least one server that is no backup.")
+    _once("upstreams[].servers[].address", [server.name for server in servers])
+    if not HASH_KEY.fullmatch(given["hash_key"]):
+        raise OptionError("upstreams[].hash_key", given["hash_key"], "give names of variables, such as $request_uri.")
+    for option, least, most in (
+        ("max_fails", 1, 1000),
+        ("fail_timeout_s", 1, 3600),
+        ("slow_start_s", 0, 3600),
+        ("max_ejected_percent", 0, 100),
+        ("keepalive", 1, 10_000),
+    ):
+        _within(f"upstreams[].{option}", given[option], least, most)
+    affinity = given["affinity"] or {"cookie": "", "ttl_s": 0}
+    if given["affinity"] and not re.fullmatch(r"[A-Za-z0-9_]{1,64}", affinity["cookie"]):
+        raise OptionError(
+            "upstreams[].affinity.cookie", affinity["cookie"], "give a name of letters, digits and underscores."
+        )
+    _within("upstreams[].affinity.ttl_s", affinity["ttl_s"], 0, 31_536_000)
+    return Upstream(
+        name,
+        servers,
+        given["algorithm"],
+        given["hash_key"],
+        given["max_fails"],
+        given["fail_timeout_s"],
+        given["slow_start_s"],
+        _check(given["active_check"]) if given["active_check"] else None,
+        _breaker(given["breaker"]) if given["breaker"] else None,
+        given["max_ejected_percent"],
+        affinity["cookie"],
+        affinity["ttl_s"],
+        given["keepalive"],
+        given["runtime"],
+    )
+
+
+def _server(given: t.Mapping[str, t.Any]) -> Server:
+    address = given["address"]
+    host, _colon, port = address.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not port.isdecimal() or not 1 <= int(port) <= 65535 or not (HOST.fullmatch(host) or _is_address(bare, host)):
+        raise OptionError(
+            "upstreams[].servers[].address", address, "give HOST:PORT, an address of version 6 in square brackets."
+        )
+    _within("upstreams[].servers[].weight", given["weight"], 1, 1000)
+    return Server(address, bare, int(port), given["weight"], given["backup"])
+
+
+def _is_address(bare: str, host: str) -> bool:
+    try:
+        return ipaddress.ip_address(bare).version == (6 if host.startswith("[") else 4)
+    except ValueError:
+        return False
+
+
+def _check(given: t.Mapping[str, t.Any]) -> ActiveCheck:
+    if not PATH.fullmatch(given["path"]):
+        raise OptionError("upstreams[].active_check.path", given["path"], "give a path that begins with a slash.")
+    for option, least, most in (
+        ("interval_s", 0.5, 3600),
+        ("timeout_s", 0.1, 60),
+        ("fails", 1, 100),
+        ("passes", 1, 100),
+    ):
+        _within(f"upstreams[].active_check.{option}", given[option], least, most)
+    statuses = tuple(sorted(set(given["statuses"])))
+    if not statuses or not all(100 <= status <= 599 for status in statuses):
+        raise OptionError("upstreams[].active_check.statuses", given["statuses"], "give HTTP statuses from 100 to 599.")
+    host = given["host"] or ""
+    if host and not HOST.fullmatch(host):
+        raise OptionError("upstreams[].active_check.host", host, "give the name of a host.")
+    return ActiveCheck(
+        given["path"],
+        given["interval_s"],
+        given["timeout_s"],
+        given["fails"],
+        given["passes"],
+        statuses,
+        given["body"] or "",
+        host,
+    )
+
+
+def _breaker(given: t.Mapping[str, t.Any]) -> Breaker:
+    _within("upstreams[].breaker.open_s", given["open_s"], 1, 3600)
+    _within("upstreams[].breaker.max_open_s", given["max_open_s"], given["open_s"], 3600)
+    _within("upstreams[].breaker.half_open_requests", given["half_open_requests"], 1, 1000)
+    return Breaker(given["open_s"], given["max_open_s"], given["half_open_requests"])
+
+
+def _virtual_server(given: t.Mapping[str, t.Any]) -> VirtualServer:
+    name = _name("virtual_servers[].name", given["name"])
+    _within("virtual_servers[].port", given["port"], 1, 65535)
+    for one in given["server_names"]:
+        if not SERVER_NAME.fullmatch(one):
+            raise OptionError("virtual_servers[].server_names", one, "give names of hosts, *.NAME or _ for all others.")
+    if not given["server_names"]:
+        raise OptionError("virtual_servers[].server_names", [], "give at least one name, or _ for all others.")
+    tls = given["tls"] or {"certificate": "", "key": ""}
+    if given["tls"]:
+        for part, mark in PEM.items():
+            if mark not in tls[part]:
+                shown = "********" if part == "key" else tls[part][:40]
+                raise OptionError(f"virtual_servers[].tls.{part}", shown, f"give the {part} of {name} in PEM format.")
+    headers = {**HEADERS, **(dict([HSTS]) if given["tls"] else {})} if given["headers"] is None else given["headers"]
+    for header, value in headers.items():
+        if not HEADER.fullmatch(str(header)):
+            raise OptionError("virtual_servers[].headers", header, "give the name of a header.")
+        if not re.fullmatch(r"[^\x00-\x1f\x7f$]{1,4096}", str(value)):
+            raise OptionError("virtual_servers[].headers", value, f"give {header} one line without a dollar sign.")
+    limit = given["limit"]
+    if limit:
+        _within("virtual_servers[].limit.requests_per_minute", limit["requests_per_minute"], 1, 1_000_000)
+        _within("virtual_servers[].limit.burst", limit["burst"], 0, 1_000_000)
+    for option in ("connect_timeout_s", "send_timeout_s", "read_timeout_s"):
+        _within(f"virtual_servers[].{option}", given[option], 0.1, 3600)
+    return VirtualServer(
+        name,
+        tuple(given["server_names"]),
+        given["port"],
+        given["upstream"],
+        tls["certificate"],
+        tls["key"],
+        tuple(sorted((str(header), str(value)) for header, value in headers.items())),
+        Limit(limit["requests_per_minute"], limit["burst"], limit["dry_run"]) if limit else None,
+        _networks("virtual_servers[].allow", given["allow"]),
+        _networks("virtual_servers[].deny", given["deny"]),
+        given["modsecurity"],
+        given["connect_timeout_s"],
+        given["send_timeout_s"],
+        given["read_timeout_s"],
+    )
+
+
+def _management(given: t.Mapping[str, t.Any], ports: t.Collection[int]) -> Management:
+    address = given["address"]
+    if not _is_address(address, address):
+        raise OptionError("management.address", address, "give an address of version 4 that the host has.")
+    if address == "0.0.0.0":
+        raise OptionError("management.address", address, "give one address of the host, not all of them.")
+    _within("management.port", given["port"], 1, 65535)
+    if given["port"] in ports:
+        raise OptionError("management.port", given["port"], "a virtual server has this port; give another one.")
+    return Management(address, given["port"], _networks("management.allow", given["allow"]))
+
+
+def _networks(option: str, given: t.Iterable[str]) -> tuple[str, ...]:
+    found = []
+    for one in given:
+        try:
+            found.append(str(ipaddress.ip_network(one)))
+        except ValueError as error:
+            raise OptionError(option, one, "give an address or a network, such as 192.0.2.0/24.") from error
+    return tuple(sorted(set(found)))
+
+
+def _name(option: str, name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise OptionError(option, name, "give up to 64 letters, digits, dots, dashes and underscores.")
+    return name
+
+
+def _within(option: str, value: float, least: float, most: float) -> None:
+    # a value that is no number is in no range
+    if not least <= value <= most:
+        raise OptionError(option, value, f"give a number from {least:g} to {most:g}.")
+
+
+def _once(option: str, names: t.Sequence[t.Any]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise OptionError(option, name, "it is there twice; give each once.")
