@@ -206,9 +206,8 @@ class RedisLayer:
                 done.per_node[node.name] += len(fresh)
                 batch = []
 
-    async def _keys(self, fleet: Fleet, guard: Guard, keys: t.Sequence[bytes], done: _Work, delete: bool) -> set[bytes]:
-        """Delete keys by name wherever they are, and return those that were not there."""
-        absent: set[bytes] = set()
+    async def _keys(self, fleet: Fleet, guard: Guard, keys: t.Sequence[bytes], done: _Work, delete: bool) -> None:
+        """Delete keys by name wherever they are."""
         if not delete:
             # each key counts once: what a pattern matches is counted by its scan
             keys = [key for key in keys if key not in done.named and not (self._matcher and self._matcher.matches(key))]
@@ -222,13 +221,11 @@ class RedisLayer:
                 answers = await fleet.client(node).pipeline([(verb, key) for key in part], raw=True)
                 done.tally(node, answers)
                 done.scanned += len(part)
-                absent.update(key for key, answer in zip(part, answers, strict=True) if answer == 0)
 
         await _all([at(node, mine) for node, mine in _placed(fleet, keys).items()])
-        return absent
 
     async def _tag(self, fleet: Fleet, guard: Guard, tag_set: bytes, done: _Work, delete: bool, last: bool) -> None:
-        """Flush the keys that a set names. Names whose keys are gone are taken off the set by the last flush of a run."""
+        """Flush the keys that a set names, and take the names off it in the last pass of a run."""
         for home in _placed(fleet, [tag_set]):
             client = fleet.client(home)
             cursor = b"0"
@@ -243,20 +240,20 @@ class RedisLayer:
                     counted.update(members)
                     done.pruned += len(members)
                 if members:
-                    absent = await self._keys(fleet, guard, members, done, delete)
-                    if delete and last and absent:
-                        done.pruned += await self._prune(fleet, home, tag_set, sorted(absent))
+                    await self._keys(fleet, guard, members, done, delete)
+                    if delete and last:
+                        done.pruned += await self._prune(fleet, home, tag_set, sorted(members))
                 if cursor == b"0":
                     break
 
-    async def _prune(self, fleet: Fleet, home: Node, tag_set: bytes, absent: t.Sequence[bytes]) -> int:
+    async def _prune(self, fleet: Fleet, home: Node, tag_set: bytes, names: t.Sequence[bytes]) -> int:
         """Take names off a set; one whose key has come meanwhile is put back, so that the next flush finds it.
 
         Writers set a key first and add it to the set then, so that whatever comes after the second look adds itself.
         """
         client, pruned = fleet.client(home), 0
-        for start in range(0, len(absent), AT_ONCE):
-            part = absent[start : start + AT_ONCE]
+        for start in range(0, len(names), AT_ONCE):
+            part = names[start : start + AT_ONCE]
             pruned += int(_checked((await client.pipeline([("SREM", tag_set, *part)], raw=True))[0]))
             for node, mine in _placed(fleet, part).items():
                 answers = await fleet.client(node).pipeline([("EXISTS", key) for key in mine], raw=True)
