@@ -438,7 +438,8 @@ silent:
   elements: str
   sample: []
 errors:
-  description: Why it failed, with C(code) and C(message). The code V(restored) tells that what was there is in force again.
+  description: Why it failed, with C(code) and C(message). The code V(restored) tells that what was there is in force again,
+    V(not_restored) that it is not.
   type: list
   elements: dict
   returned: failure

@@ -35,6 +35,7 @@ class CloudfrontLayer:
         self.paths = ["/*"] if targets.everything else coalesce(targets.paths, max_paths)
         # what has been asked for and was not seen done: an attempt after a failure waits for it instead of paying twice
         self._open: list[tuple[str, list[str]]] = []
+        self._done: list[tuple[str, list[str]]] = []
 
     @property
     def idle(self) -> bool:
@@ -57,20 +58,22 @@ class CloudfrontLayer:
     def flush(self, last: bool) -> Counts:
         """Invalidate, one batch after another, and wait for each."""
         client = self._client
-        groups = [group for group in batches(self.paths) if group not in [paths for _id, paths in self._open]]
-        made = [identifier for identifier, _paths in self._open]
+        # what an attempt before this one has sent is not paid for twice
+        sent = [paths for _id, paths in [*self._done, *self._open]]
+        groups = [group for group in batches(self.paths) if group not in sent]
         deadline = time.monotonic() + self.wait_timeout_s
         try:
             while self._open or groups:
                 if not self._open:
                     self._open.append((self._create(client, groups[0], deadline), groups[0]))
-                    made.append(self._open[0][0])
                     groups.pop(0)
                 self._wait(client, self._open[0][0], deadline)
-                self._open.pop(0)
+                self._done.append(self._open.pop(0))
         except HeadroomError as error:
-            error.facts["sent"] = sum(len(paths) for _id, paths in self._open)
+            error.facts["sent"] = sum(len(paths) for _id, paths in [*self._done, *self._open])
             raise
+        made = [identifier for identifier, _paths in self._done]
+        self._done = []
         return self._counts(made)
 
     def _create(self, client: Client, paths: t.Sequence[str], deadline: float) -> str:

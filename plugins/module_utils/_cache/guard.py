@@ -81,6 +81,9 @@ class Guard:
         limit = self.limits.max_latency_ms
         seen = [one for one in await asyncio.gather(*map(self._ping, self._watched)) if one is not None]
         self.latencies_ms.extend(seen)
+        if not seen:
+            # deletions that are held back meet the same trouble, and say so
+            self._clear.set()
         if not limit or not seen:
             return
         now = time.monotonic()

@@ -18,7 +18,7 @@ import typing as t
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from .._common.errors import HeadroomError, OptionError
+from .._common.errors import HeadroomError, OptionError, masked
 
 MOST_HEAD, MOST_BODY = 64 * 1024, 4 * 1024 * 1024
 
@@ -90,10 +90,10 @@ def parse_url(option: str, url: str, name: str | None = None, bare: bool = False
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise OptionError(option, url, remedy) from error
+        raise OptionError(option, masked(url), remedy) from error
     usable = parts.scheme in ("http", "https") and parts.hostname and not parts.username and port != 0
     if not usable or not url.isascii() or not url.isprintable() or " " in url or (bare and parts.path not in ("", "/")):
-        raise OptionError(option, url, remedy)
+        raise OptionError(option, masked(url), remedy)
     tls = parts.scheme == "https"
     base = Base(str(parts.hostname), port or (443 if tls else 80), tls, name or parts.netloc)
     return base, (parts.path or "/") + (f"?{parts.query}" if parts.query else "")

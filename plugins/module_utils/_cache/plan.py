@@ -158,10 +158,26 @@ def coalesce(paths: t.Iterable[str], max_paths: int | None = None) -> list[str]:
         if not folders:
             remedy = f"{len(found)} paths remain after all folders were joined; give a larger number."
             raise Unusable("cloudfront.max_paths", max_paths, remedy)
-        # a folder with one path alone is joined only to get further up
-        _joins, _depth, _count, folder = max((count > 1, one.count("/"), count, one) for one, count in folders.items())
-        found = _bare([*found, f"{folder}*"])
+        # a folder with one path alone is joined only to get further up, with its like
+        ranked = sorted(((count > 1, one.count("/"), count, one) for one, count in folders.items()), reverse=True)
+        joins, depth, _count, first = ranked[0]
+        like = [
+            (count, one)
+            for *rank, count, one in ranked
+            if rank == [joins, depth] and (joins or _above(one) == _above(first))
+        ]
+        spare, joined = len(found) - max_paths, []
+        for count, folder in like:
+            joined.append(f"{folder}*")
+            spare -= count - 1
+            if joins and spare <= 0:
+                break
+        found = _bare([*found, *joined])
     return found
+
+
+def _above(folder: str) -> str:
+    return folder[:-1].rpartition("/")[0]
 
 
 def _bare(paths: t.Iterable[str]) -> list[str]:

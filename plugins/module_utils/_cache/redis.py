@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import time
 import typing as t
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -26,6 +28,7 @@ SCAN_COUNT = 2000
 AT_ONCE = 500
 ROUNDS = 3
 REPLICAS_S = 5.0
+REPLICAS_POLL_S = 0.1
 # answers that mean that a key's slot has gone elsewhere
 _MOVED = ("MOVED", "ASK", "TRYAGAIN", "READONLY", "CLUSTERDOWN")
 
@@ -241,7 +244,8 @@ class RedisLayer:
                     done.pruned += len(members)
                 if members:
                     await self._keys(fleet, guard, members, done, delete)
-                    if delete and last:
+                    # a name whose key was not reached stays for the next round
+                    if delete and last and not done.moved:
                         done.pruned += await self._prune(fleet, home, tag_set, sorted(members))
                 if cursor == b"0":
                     break
@@ -255,9 +259,11 @@ class RedisLayer:
         for start in range(0, len(names), AT_ONCE):
             part = names[start : start + AT_ONCE]
             pruned += int(_checked((await client.pipeline([("SREM", tag_set, *part)], raw=True))[0]))
-            for node, mine in _placed(fleet, part).items():
-                answers = await fleet.client(node).pipeline([("EXISTS", key) for key in mine], raw=True)
-                back = [key for key, answer in zip(mine, answers, strict=True) if _checked(answer)]
+            back = list(part)
+            try:
+                back = [key for node, mine in _placed(fleet, part).items() for key in await _present(fleet, node, mine)]
+            finally:
+                # where it could not be seen which are there, all names stay
                 if back:
                     pruned -= int(_checked((await client.pipeline([("SADD", tag_set, *back)], raw=True))[0]))
         return pruned
@@ -268,18 +274,36 @@ class RedisLayer:
         :raises HeadroomError: when one that is connected does not say so in time.
         """
         client = fleet.client(node)
-        info = str(await client.call("INFO", "replication"))
-        online = sum(1 for line in info.splitlines() if line.startswith("slave") and "state=online" in line)
-        if not online:
+        wanted, offsets = _offsets(str(await client.call("INFO", "replication")))
+        if not offsets:
             return
-        limit_s = self.login.timeout_s + REPLICAS_S
-        had = int(await client.call("WAIT", online, int(REPLICAS_S * 1000), timeout_s=limit_s))
-        if had < online:
-            raise HeadroomError(
-                f"Failed to confirm the flush on {node.address}: {had} of {online} replicas have it after {REPLICAS_S:g} s. "
-                "Look at the replication, and run again.",
-                code="replicas_behind",
-            )
+        deadline = time.monotonic() + REPLICAS_S
+        # makes the replicas answer at once; after a flush that found nothing to delete it says nothing of an earlier one
+        await client.call("WAIT", len(offsets), int(REPLICAS_S * 1000), timeout_s=self.login.timeout_s + REPLICAS_S)
+        while True:
+            _now, offsets = _offsets(str(await client.call("INFO", "replication")))
+            had = sum(offset >= wanted for offset in offsets)
+            if had == len(offsets):
+                return
+            if time.monotonic() > deadline:
+                raise HeadroomError(
+                    f"Failed to confirm the flush on {node.address}: {had} of {len(offsets)} replicas have it after {REPLICAS_S:g} s. "
+                    "Look at the replication, and run again.",
+                    code="replicas_behind",
+                )
+            await asyncio.sleep(REPLICAS_POLL_S)
+
+
+def _offsets(info: str) -> tuple[int, list[int]]:
+    """Return how far a primary has come, and each of its connected replicas, as ``INFO replication`` says."""
+    own = re.search(r"^master_repl_offset:(\d+)", info, re.MULTILINE)
+    theirs = re.findall(r"^slave\d+:.*state=online,offset=(\d+)", info, re.MULTILINE)
+    return int(own[1]) if own else 0, [int(one) for one in theirs]
+
+
+async def _present(fleet: Fleet, node: Node, keys: t.Sequence[bytes]) -> list[bytes]:
+    answers = await fleet.client(node).pipeline([("EXISTS", key) for key in keys], raw=True)
+    return [key for key, answer in zip(keys, answers, strict=True) if _checked(answer)]
 
 
 def _unlinks(keys: t.Sequence[bytes], clustered: bool) -> list[tuple[t.Any, ...]]:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 import typing as t
 
 
@@ -34,6 +35,11 @@ class HeadroomError(Exception):
     def as_dict(self) -> dict[str, t.Any]:
         """Return this error as one entry of a module's ``errors`` list."""
         return {"code": self.code, "message": str(self), **self.facts}
+
+
+def masked(url: str) -> str:
+    """Return a URL as it may be shown: without a login that stands in it."""
+    return re.sub(r"//[^/]*@", "//********@", url)
 
 
 class OptionError(HeadroomError):

@@ -39,7 +39,7 @@ def write_file(option: str, path: str, text: str, mode: int, result: dict[str, t
     temporary = None
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(real)}.", dir=os.path.dirname(real))
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
             file.flush()
             os.fchmod(file.fileno(), mode)

@@ -117,10 +117,12 @@ def put_in_force(target: Target, now: Observed) -> None:
         _write(os.path.join(target.base, LAST_GOOD), target.files["nginx.conf"], 0o600)
         prune(target.base, {target.release})
         return
-    raise HeadroomError(
-        f"Failed to put the configuration in force: {cause}. {_restore(target, last_good, now.running)}",
-        code="restored",
+    became, restored = _restore(target, last_good, now.running)
+    error = HeadroomError(
+        f"Failed to put the configuration in force: {cause}. {became}", code="restored" if restored else "not_restored"
     )
+    error.result = {"changed": not restored}
+    raise error
 
 
 def _switch(target: Target) -> str | None:
@@ -153,31 +155,30 @@ def _switch(target: Target) -> str | None:
     return None
 
 
-def _restore(target: Target, last_good: str | None, ran: bool) -> str:
-    """Put back what was there and let nginx take it; return what became of that."""
+def _restore(target: Target, last_good: str | None, ran: bool) -> tuple[str, bool]:
+    """Put back what was there and let nginx take it; return what became of that, and whether all is as it was."""
     old = workers_of(master_of(target.pid_file))
     if last_good is None:
-        return "There is no earlier configuration to go back to, and the new one stays: mend what it names."
+        return "There is no earlier configuration to go back to, and the new one stays: mend what it names.", False
     _write(target.config_file, last_good, 0o644)
     master = master_of(target.pid_file)
     if not ran:
         if master:
             _stop(target, master)
-        return "The file is as it was, and nginx does not run, as before."
+        return "The file is as it was, and nginx does not run, as before.", True
     if master is None:
         said = _start(target)
-        return "The file is as it was" + (
-            ", and nginx runs with it." if said is None else f", and nginx does not start: {said}"
-        )
+        what = "nginx runs with it." if said is None else f"nginx does not start: {said}"
+        return f"The file is as it was, and {what}", said is None
     os.kill(master, signal.SIGHUP)
     deadline = time.monotonic() + target.wait_s
     while not workers_of(master) - old:
         if time.monotonic() > deadline:
-            return "The file is as it was; whether nginx took it could not be seen: look at its error log."
+            return "The file is as it was; whether nginx took it could not be seen: look at its error log.", False
         time.sleep(POLL_S)
     kept = release_of(last_good)
     prune(target.base, {kept} if kept else set())
-    return "What was there is in force again."
+    return "What was there is in force again.", True
 
 
 def prune(base: str, keep: t.Collection[str]) -> None:

@@ -226,6 +226,11 @@ function M.pick(name)
         if #u.servers > 1 then balancer.set_more_tries(math.min(#u.servers, 3) - 1) end
     end
     local i, trial = choose(u, ctx)
+    if not i and next(ctx.tried) then
+        -- nginx grants one more try where a kept connection was closed just then; the number of tries is its own
+        ctx.tried = {}
+        i, trial = choose(u, ctx)
+    end
     if not i then return ngx.exit(BUSY) end
     local s = u.servers[i]
     ctx.tried[i] = true
@@ -364,27 +369,29 @@ local function asked(u, s)
     sent, problem = socket:send("GET " .. c.path .. " HTTP/1.0\r\nHost: " .. (c.host ~= "" and c.host or s.name)
         .. "\r\nUser-Agent: headroom-check\r\nConnection: close\r\n\r\n")
     if not sent then return false, problem end
-    local line
-    line, problem = socket:receive("*l")
-    local status = line and line:match("^HTTP/%d%.%d (%d%d%d)")
-    if not status then
-        socket:close()
-        return false, problem or "no HTTP"
+    -- one limit for all of the answer, however slowly it comes
+    local text, deadline, status = "", ngx.now() + c.timeout_s, nil
+    local function enough()
+        status = status or text:match("^HTTP/%d%.%d (%d%d%d)[^\n]*\n")
+        return status and (not c.accept[status] or c.body == "" or text:find(c.body, 1, true))
     end
-    local answer = true
-    if not c.accept[status] then
-        answer, problem = false, "status " .. status
-    elseif c.body ~= "" then
-        local body, deadline = "", ngx.now() + c.timeout_s
-        while #body < BODY_BYTES and ngx.now() < deadline and not body:find(c.body, 1, true) do
-            local data, failure, part = socket:receive(1024)
-            body = body .. (data or part or "")
-            if failure then break end
+    while not enough() and #text < BODY_BYTES do
+        local left = deadline - ngx.now()
+        if left <= 0 then
+            problem = "timeout"
+            break
         end
-        if not body:find(c.body, 1, true) then answer, problem = false, "another body" end
+        socket:settimeout(left * 1000)
+        local data
+        data, problem = socket:receiveany(4096)
+        if not data then break end
+        text = text .. data
     end
     socket:close()
-    return answer, problem
+    if not status then return false, problem == "closed" and "no HTTP" or problem or "no HTTP" end
+    if not c.accept[status] then return false, "status " .. status end
+    if not enough() then return false, "another body" end
+    return true
 end
 
 local function check(premature, u, s)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import socket
@@ -25,8 +26,17 @@ from .render import RULES, probe_of
 TIMEOUT_S = 30
 ASK_S = 12
 LAST_GOOD = "last-good.conf"
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Takes a redirection for the answer that it is."""
+
+    def redirect_request(self, *_given: t.Any) -> None:
+        """Follow none."""
+
+
 # no proxy of the environment stands between a host and itself
-OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay())
 
 
 def base_of(config_file: str) -> str:
@@ -56,7 +66,7 @@ def ask(url: str, timeout_s: float = ASK_S) -> tuple[int, str]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read(65536).decode("utf-8", "replace")
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return 0, ""
 
 

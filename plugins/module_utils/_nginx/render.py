@@ -389,6 +389,8 @@ def _management(wanted: Wanted, lua: bool) -> list[str]:
         "    access_log off;",
         *(f"    allow {network};" for network in allowed),
         "    deny all;",
+        # who asks is who connects: a header of a trusted proxy opens nothing here
+        *(["    set_real_ip_from unix:;"] if wanted.trusted_proxies else []),
         "    default_type text/plain;",
         f'    location = /release {{ return 200 "{RELEASE}\\n"; }}',
     ]

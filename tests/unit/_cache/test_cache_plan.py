@@ -156,6 +156,16 @@ def test_siblings_are_joined_below_the_deepest_folder_first() -> None:
     assert coalesce(paths, 2) == ["/home", "/img/*"]
 
 
+def test_many_siblings_are_joined_at_once() -> None:
+    users = range(5000)
+    assert coalesce([f"/users/{user}/{page}" for user in users for page in ("profile", "orders")], 100) == ["/users/*"]
+    assert coalesce([f"/users/{user}/profile" for user in users], 100) == ["/users/*"]
+    apart = coalesce([f"/{kind}/{user}/{page}" for kind in "ab" for user in range(50) for page in "xy"], 150)
+    assert apart == [*(f"/a/{user}/{page}" for user in sorted(map(str, range(50))) for page in "xy")][:100] + sorted(
+        f"/b/{user}/*" for user in range(50)
+    )
+
+
 @settings(deadline=None)
 @given(st.integers(0, 40), st.integers(0, 7000))
 def test_batches_keep_the_limits_and_lose_nothing(wildcards: int, plain: int) -> None:

@@ -255,6 +255,12 @@ def test_a_client_cannot_say_who_it_is_unless_a_proxy_is_trusted() -> None:
     assert "$http_x_forwarded_for" not in text
 
 
+def test_no_header_of_a_trusted_proxy_opens_the_management_address() -> None:
+    text = rendered(wanted("trusted_proxies", value=["198.51.100.0/24"]))["nginx.conf"]
+    management = text.partition("server_name headroom-management;")[2].partition("location")[0]
+    assert "set_real_ip_from unix:;" in management
+
+
 def test_secrets_are_in_their_own_file_alone() -> None:
     files = rendered(virtual(port=443, tls=PEM))
     assert [name for name, text in files.items() if "c2VjcmV0" in text] == ["app.key"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
+import socketserver
 import threading
 import typing as t
 
@@ -15,6 +16,7 @@ import pytest
 from ansible_collections.headroom.scale.plugins.module_utils._common.errors import HeadroomError, OptionError
 from ansible_collections.headroom.scale.plugins.module_utils._nginx.fleet.converge import converge, parse_fleet
 from ansible_collections.headroom.scale.plugins.module_utils._nginx.fleet.plan import Wanted, after, plan, shown
+from ansible_collections.headroom.scale.plugins.module_utils._nginx.observe import ask
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -169,6 +171,49 @@ def test_when_one_does_not_answer_none_is_told_and_all_of_those_are_named() -> N
             converge(params(balancers=balancers, upstream="app", server=FIRST, state="drained"), False)
     assert [row["balancer"] for row in failed.value.result["errors"]] == ["lb3"]
     assert asked == ["GET /upstreams"]
+
+
+@contextlib.contextmanager
+def saying(answer: bytes) -> t.Iterator[int]:
+    """Something that says the same to whoever connects."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(4096)
+            self.request.sendall(answer)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as listener:
+        thread = threading.Thread(target=listener.serve_forever)
+        thread.start()
+        try:
+            yield listener.server_address[1]
+        finally:
+            listener.shutdown()
+            thread.join()
+
+
+BROKEN_OFF = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n40\r\nshort"
+
+
+@pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_10.0\r\n", BROKEN_OFF, b"HTTP/1.0 200 OK\r\n\r\n[1]"])
+def test_what_is_no_answer_of_a_load_balancer_is_one_sentence(answer: bytes) -> None:
+    with saying(answer) as port, pytest.raises(HeadroomError, match=r"^Failed to ask lb1 on 127\.0\.0\.1:\d+: .+\.$"):
+        converge(params(balancers=[{"name": "lb1", "host": "127.0.0.1", "port": port}]), False)
+
+
+def test_a_probe_takes_an_answer_for_what_it_is() -> None:
+    with saying(b"HTTP/1.0 302 Found\r\nLocation: http://127.0.0.1:1/\r\n\r\n") as port:
+        assert ask(f"http://127.0.0.1:{port}/") == (302, "")
+    for answer in (b"SSH-2.0-OpenSSH_10.0\r\n", BROKEN_OFF):
+        with saying(answer) as port:
+            assert ask(f"http://127.0.0.1:{port}/") == (0, "")
+
+
+def test_an_idle_server_is_drained_without_a_wait() -> None:
+    with management({"upstreams": says(server(FIRST, drained=True), server(SECOND))}) as (port, _asked):
+        balancers = [{"name": "lb1", "host": "127.0.0.1", "port": port}]
+        result = converge(params(balancers=balancers, upstream="app", server=FIRST, state="drained", wait_s=0), False)
+    assert not result["changed"]
 
 
 def test_check_mode_tells_nobody_anything() -> None:

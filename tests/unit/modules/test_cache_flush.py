@@ -397,6 +397,26 @@ def test_an_invalidation_that_does_not_end_fails_and_is_a_change(
     assert len(server.invalidations) == 1
 
 
+def test_a_batch_that_is_done_is_not_paid_for_again(
+    server: Emulator, aws: dict[str, t.Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from moto.cloudfront.exceptions import CloudFrontException
+
+    looks = []
+
+    def hook(operation: str, params: t.Any) -> None:
+        looks.extend([operation] if operation == "GetInvalidation" else [])
+        if len(looks) == 2:
+            looks.append("refused")
+            raise CloudFrontException("TooManyRequests", "try again")
+
+    server.hook = hook
+    result = done(capsys, paths=[f"/w{number}/*" for number in range(20)], cloudfront=aws, retries=1)
+    assert result["layers"][0]["attempts"] == 2
+    assert len(server.invalidations) == 2
+    assert len(result["layers"][0]["invalidations"]) == 2
+
+
 def test_a_distribution_that_is_not_there_is_told_in_check_mode_too(
     aws: dict[str, t.Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -486,6 +506,11 @@ NODE = {"name": "r1"}
         ({"paths": ["/a"], "http_caches": [{**EDGE, "urls": []}]}, "http_caches[0].urls", "each host"),
         ({"paths": ["/a"], "http_caches": [{**EDGE, "urls": ["ftp://x"]}]}, "http_caches[0].urls", "a URL"),
         ({"paths": ["/a"], "http_caches": [{**EDGE, "urls": ["http://x/y"]}]}, "http_caches[0].urls", "a URL"),
+        (
+            {"paths": ["/a"], "http_caches": [{**EDGE, "urls": ["http://me:typed-into-a-url@x"]}]},
+            "http_caches[0].urls",
+            "'http://********@x'",
+        ),
         ({"paths": ["/a"], "http_caches": [{**EDGE, "host": "a b"}]}, "http_caches[0].host", "host name"),
         ({"paths": ["/a"], "http_caches": [{**EDGE, "method": "PURGE /x"}]}, "http_caches[0].method", "method of HTTP"),
         ({"paths": ["/a"], "http_caches": [{**EDGE, "path_prefix": "p"}]}, "http_caches[0].path_prefix", "begins with"),
@@ -525,6 +550,7 @@ def test_bad_input_is_one_sentence(
     assert result["errors"][0]["code"] == "bad_option"
     assert result["errors"][0]["option"] == option
     assert text in result["msg"]
+    assert "typed-into-a-url" not in json.dumps(result["errors"]) + result["msg"]
     assert result["changed"] is False
 
 

@@ -213,6 +213,8 @@ def approved(
     for difference in differences(before, one, spec):
         if RISKS.index(difference.risk) > RISKS.index(risk):
             one = undone(one, before, difference)
+    if one.min_replicas > one.max_replicas:
+        one = replace(one, min_replicas=before.min_replicas, max_replicas=before.max_replicas)
     rest = Candidate(one)
     if rest in (verdict.chosen, verdict.present):
         return rest

@@ -13,7 +13,7 @@ import typing as t
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from ..._common.errors import HeadroomError, OptionError
+from ..._common.errors import HeadroomError, OptionError, masked
 from ..trace import MAX_POINTS, Trace, parse_answer
 
 CONNECT_S = 5.0
@@ -52,10 +52,10 @@ class Source:
         except ValueError:
             usable = False
         if not usable or parts.query or parts.fragment:
-            raise OptionError("prometheus.url", self.url, "give a URL such as 'https://prometheus.example.com:9090'.")
+            shown = masked(self.url)
+            raise OptionError("prometheus.url", shown, "give a URL such as 'https://prometheus.example.com:9090'.")
         if parts.username or parts.password:
-            shown = f"{parts.scheme}://********@{parts.hostname}"
-            raise OptionError("prometheus.url", shown, "give the login in the other options.")
+            raise OptionError("prometheus.url", masked(self.url), "give the login in the other options.")
         for name, low, high, unit in (
             ("days", 0.01, 3660, "of days"),
             ("step_s", 1, 3600, "of seconds"),

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import typing as t
@@ -73,6 +74,8 @@ class Fleet:
                     404: "None of its upstreams has 'runtime'.",
                 }.get(error.code, "Look at its error log.")
                 raise self._failed(name, f"status {error.code}. {hint}") from error
+        except http.client.HTTPException as error:
+            raise self._failed(name, "what answers there speaks no whole HTTP. Look at host and port.") from error
         except (OSError, ValueError) as error:
             cause = getattr(error, "reason", error)
             raise self._failed(name, f"{cause}. Bring it back, or leave it out.") from error
@@ -105,7 +108,14 @@ class Fleet:
 
     def look(self) -> Seen:
         """Return what all load balancers say."""
-        return self.all(lambda name: self.ask(name, "/upstreams")["upstreams"], self.balancers)
+
+        def upstreams(name: str) -> t.Any:
+            answer = self.ask(name, "/upstreams")
+            if not isinstance(answer, dict) or "upstreams" not in answer:
+                raise self._failed(name, "no load balancer of this collection answers there. Look at host and port.")
+            return answer["upstreams"]
+
+        return self.all(upstreams, self.balancers)
 
 
 def parse_fleet(params: t.Mapping[str, t.Any]) -> Fleet:
@@ -189,7 +199,7 @@ def _settled(fleet: Fleet, wanted: Wanted, wait_s: float) -> Seen:
         idle = 0 if busy else idle + 1
         if not wanted.drained or idle == 2:
             return seen
-        if time.monotonic() > deadline:
+        if busy and time.monotonic() > deadline:
             figures = ", ".join(f"{count} at {name}" for name, count in sorted(busy.items()))
             raise HeadroomError(
                 f"Failed to drain {wanted.server} of {wanted.upstream} within {wait_s:g} s: it still has requests ({figures}). "

@@ -9,6 +9,7 @@ import functools
 import math
 import random
 import typing as t
+from dataclasses import replace
 
 import pytest
 from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.kube.model import complete
@@ -279,6 +280,15 @@ def test_a_part_of_the_changes_is_judged_as_a_spec_of_its_own(seed: int, text: s
     assert one == verdict.present or objective.holds_up(*pairs)
     if risk == "HIGH":
         assert one == verdict.chosen
+
+
+def test_a_part_of_the_changes_has_room_between_floor_and_ceiling() -> None:
+    verdict = tuned(3, "plain", Objective(0.999), Limits(), floors=False)
+    spec, train, held = parts(3, "plain")
+    before = verdict.present.parameters
+    wide = replace(before, min_replicas=before.max_replicas + 1, max_replicas=before.max_replicas + 5)
+    one = approved(replace(verdict, chosen=Candidate(wide)), spec, Objective(0.999), train, held, "LOW").parameters
+    assert one.min_replicas <= one.max_replicas
 
 
 def test_the_seed_decides_and_threads_do_not() -> None:
