@@ -178,5 +178,7 @@ class Fleet:
         return (
             self.clustered,
             {slot: node.address for slot, node in self.owners.items()},
+            # without a cluster nobody owns slots, and servers fail over all the same
+            sorted(node.address for node in self.primaries),
             bool(self._moving or self._jobs),
         )
