@@ -52,7 +52,7 @@ def counts(balancer: str, server: str, total: int, headers: dict[str, str] | Non
     """Make requests one after the other over one connection; return how many each application answered."""
     found: collections.Counter[str] = collections.Counter()
     with contextlib.closing(http.client.HTTPConnection(ADDRESSES[balancer], PORTS[server], timeout=20)) as connection:
-        for _ in range(total):
+        for _dummy in range(total):
             connection.request("GET", "/", headers=headers or {})
             answer = connection.getresponse()
             assert answer.status == 200
@@ -87,7 +87,7 @@ class Load:
         self._stop = threading.Event()
         self.names: collections.Counter[str] = collections.Counter()
         self._arguments = (balancer, server, path)
-        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
+        self._threads = [threading.Thread(target=self._ask) for _dummy in range(clients)]
 
     def _ask(self) -> None:
         while not self._stop.is_set():
@@ -230,7 +230,7 @@ def test_a_server_that_fails_its_checks_is_out_and_comes_back(balanced: Lab) -> 
 def test_a_server_that_fails_requests_is_out_without_a_check(balanced: Lab) -> None:
     # the upstream sticky has no active check
     balanced.run("app1", "systemctl", "stop", "headroom-app")
-    statuses = {get("lb1", "sticky")[0] for _ in range(30)}
+    statuses = {get("lb1", "sticky")[0] for _dummy in range(30)}
     # another server answers for the one that does not
     assert statuses == {200}
     assert state("lb1", "app1", "sticky")["state"] == "open"
@@ -342,7 +342,7 @@ def test_a_drain_has_a_bound_and_spares_the_last_server(balanced: Lab) -> None:
 
 def test_twenty_reloads_lose_no_request(balanced: Lab) -> None:
     with Load("lb1", clients=3) as load:
-        for _ in range(20):
+        for _dummy in range(20):
             reload(balanced, "lb1")
     print(load.statuses)
     assert set(load.statuses) == {200}, load.statuses
@@ -360,7 +360,7 @@ def test_a_limit_lets_through_exactly_its_burst_and_one(balanced: Lab) -> None:
     for server, expected in (("limited", {200: 21, 429: 19}), ("watched", {200: 40})):
         headers = {"X-Forwarded-For": address()}
         started = time.monotonic()
-        found = collections.Counter(get("lb1", server, headers=headers)[0] for _ in range(40))
+        found = collections.Counter(get("lb1", server, headers=headers)[0] for _dummy in range(40))
         assert time.monotonic() - started < 10
         assert found == expected
     # another client has a count of its own
@@ -464,7 +464,7 @@ def test_a_change_that_does_not_serve_is_taken_back_each_time(
 ) -> None:
     before = get("lb1", 8181, "/release")[2]
     with Load("lb1", clients=2) as load:
-        for _ in range(2):
+        for _dummy in range(2):
             failed = balanced.play("load_balancer.yml", fails=True, nginx_load_balancer_wait_s=10, **variables)
             assert cause in failed.messages()[0]
             assert "What was there is in force again." in failed.messages()[0]

@@ -12,7 +12,7 @@ import typing as t
 from dataclasses import dataclass, field
 
 from .._common.errors import HeadroomError
-from .http import Answer, Base, Connection, HttpError, Trust
+from .exchange import Answer, Base, Connection, HttpError, Trust
 from .model import NGINX, VARNISH, Counts, Targets, number
 from .plan import coalesce, is_wildcard
 

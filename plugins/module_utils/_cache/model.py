@@ -74,20 +74,15 @@ class Layer(t.Protocol):
     @property
     def idle(self) -> bool:
         """Whether nothing of what is flushed concerns this layer."""
-        ...
 
     def describe(self) -> str:
         """Return in a line what is flushed there."""
-        ...
 
     def prepare(self) -> None:
         """Get ready without asking anybody, so that what is missing here is told before anything is flushed."""
-        ...
 
     def count(self) -> Counts:
         """Look what a flush would do, without doing it."""
-        ...
 
     def flush(self, last: bool) -> Counts:
         """Flush, and return when the layer has confirmed it; ``last`` is its last flush of the run."""
-        ...

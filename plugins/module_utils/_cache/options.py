@@ -17,8 +17,8 @@ from .._common.redis import connection as redis_connection
 from .._common.redis.connection import Login, parse_nodes
 from .caches import Cache, HttpLayer
 from .cloudfront import CloudfrontLayer
+from .exchange import Trust, parse_url
 from .guard import Limits
-from .http import Trust, parse_url
 from .model import CLOUDFRONT, KINDS, NGINX, REDIS, VARNISH, Layer, Targets
 from .plan import Unusable, checked, expand, is_wildcard
 from .probe import Place, Probe, Warm

@@ -14,7 +14,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from .._common.errors import HeadroomError
-from .http import Answer, Base, Connection, Trust
+from .exchange import Answer, Base, Connection, Trust
 
 # answers whose median says whether the origin has slowed, and how many requests are on their way at once
 WINDOW, TOGETHER = 8, 8
