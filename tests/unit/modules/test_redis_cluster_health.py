@@ -21,6 +21,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "_redis_cluster" /
 pytest.importorskip("redis")
 
 from ansible_collections.headroom.scale.plugins.doc_fragments.redis import ModuleDocFragment  # noqa: E402
+from ansible_collections.headroom.scale.plugins.module_utils._common.redis import client
 from ansible_collections.headroom.scale.plugins.module_utils._common.redis.connection import connection_spec  # noqa: E402
 from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.health import check, observe  # noqa: E402
 from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.health.model import Fault, NodeFacts  # noqa: E402
@@ -93,7 +94,7 @@ def test_every_return_value_is_documented_with_a_sample(servers: t.Any, capsys: 
 
 def test_every_reason_code_is_documented() -> None:
     folder = pathlib.Path(check.__file__).parent
-    source = (folder / "judge.py").read_text() + (folder.parent / "client.py").read_text()
+    source = (folder / "judge.py").read_text() + pathlib.Path(client.__file__).read_text()
     codes = {part.split('"')[1] for part in source.split("Reason(")[1:] if part.lstrip().startswith('"')}
     codes |= {part.split('"')[0] for part in source.split('code, rest = "')[1:]} | {"connection_lost", "connect_failed"}
     assert len(codes) > 30
