@@ -68,6 +68,8 @@ class Lab:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        # host to the process that is its first, and when that began
+        self.inits: dict[str, tuple[int, str]] = {}
         self.environment = {
             **os.environ,
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
@@ -144,7 +146,7 @@ class Lab:
     def run(self, host: str, *argv: str, stdin: str | None = None, check: bool = True, timeout_s: float = 120) -> str:
         """Run a command inside a host and return what it prints."""
         done = subprocess.run(
-            ["podman", "exec", "--interactive", f"headroom-{host}", *argv],
+            [*self.inside(host), *argv],
             input=stdin,
             capture_output=True,
             text=True,
@@ -154,6 +156,23 @@ class Lab:
         )
         assert not check or done.returncode == 0, f"{host}: {' '.join(argv)}: {done.stderr}"
         return done.stdout.strip()
+
+    def inside(self, host: str) -> list[str]:
+        """Return what a command inside a host begins with: its namespaces are entered, at a fortieth of the cost of ``podman exec``."""
+        pid, began = self.inits.get(host, (0, ""))
+        if not began or began_of(pid) != began:
+            shown = subprocess.run(
+                ["podman", "inspect", "--format", "{{.State.Pid}}", f"headroom-{host}"],
+                capture_output=True,
+                text=True,
+                env=self.environment,
+                timeout=60,
+                check=True,
+            )
+            pid = int(shown.stdout)
+            self.inits[host] = pid, began_of(pid)
+        path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        return ["nsenter", f"--target={pid}", "--all", "--wdns=/", "env", "-i", "HOME=/root", path]
 
     def sql(self, host: str, sql: str, check: bool = True) -> str:
         """Run SQL as the superuser on a host."""
@@ -168,6 +187,14 @@ class Lab:
         found = [name for name in ADDRESSES if self.sql(name, "SELECT pg_is_in_recovery()", check=False) == "f"]
         assert len(found) == 1, found
         return found[0]
+
+
+def began_of(pid: int) -> str:
+    """Return when a process began, in ticks since the boot, empty for one that is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except FileNotFoundError:
+        return ""
 
 
 def kill(pid: int) -> None:

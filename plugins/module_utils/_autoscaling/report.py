@@ -19,7 +19,7 @@ COLUMNS = 1000
 """Stretches of time that are drawn at most."""
 
 _WIDTH, _LEFT, _HEIGHT, _GAP = 1100, 60, 170, 46  # px of the drawing, of the scale, and of each of the two charts
-_ROWS = 200  # violations in the table
+_ROWS = 50  # violations in the table
 DAY_S = 86_400
 EARLIEST_S = 365 * DAY_S  # what is earlier is no date
 _STYLE = """
@@ -46,7 +46,7 @@ def to_html(result: t.Mapping[str, t.Any], spec: HpaSpec) -> str:
     names = ", ".join(metric.text for metric in spec.metrics)
     title = f"{spec.min_replicas} to {spec.max_replicas} replicas by {names}"
     figures = result["figures"]
-    rows = [(name.replace("_", " "), "none" if value is None else f"{value:,}") for name, value in figures.items()]
+    rows = [(_words(name), _figure(name, value)) for name, value in figures.items() if (name, value) != ("cost", None)]
     parts = [
         f'<header class="{"good" if result["slo_met"] else "bad"}"><h1>{_e(title)}</h1><p>{_e(result["summary"])}</p></header>',
         f'<h2>Load, and replicas (dashed: ready; red: the objective did not hold)</h2><div class="card">{_drawing(result)}</div>',
@@ -117,13 +117,12 @@ def _drawing(result: t.Mapping[str, t.Any]) -> str:
         parts.append(f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH}" y1="{base}" y2="{base}"/>')
         if name != "ready":
             words = "load" if name == "load" else "replicas"
-            parts.append(f'<text x="0" y="{top + 16}">{most:,g}</text><text x="0" y="{top + 32}">{words}</text>')
+            parts.append(f'<text x="0" y="{top + 16}">{_short(most)}</text><text x="0" y="{top + 32}">{words}</text>')
             parts.append(f'<text x="0" y="{base}">0</text>')
-            parts.append(f'<text x="{_LEFT}" y="{base + 16}">{_e(_moment(first_s))}</text>')
-            parts.append(
-                f'<text x="{_WIDTH}" y="{base + 16}" text-anchor="end">{_e(_moment(first_s + length_s))}</text>'
-            )
-            parts.append(_days(first_s, length_s, top, base))
+            parts.append(_days(first_s, length_s, top, base, base + 16 if name == "load" else None))
+    below = 2 * _HEIGHT + _GAP + 16
+    parts.append(f'<text x="{_LEFT}" y="{below}">{_e(_moment(first_s))}</text>')
+    parts.append(f'<text x="{_WIDTH}" y="{below}" text-anchor="end">{_e(_moment(first_s + length_s))}</text>')
     return (
         f'<svg role="img" aria-label="Load and replicas over time" viewBox="0 0 {_WIDTH} {2 * (_HEIGHT + _GAP)}">'
         f"{''.join(parts)}</svg>"
@@ -139,7 +138,7 @@ def to_tuned_html(
     :param min_share: the share of the syncs in which the objective must hold.
     """
     before, after = result["before"], result["after"]
-    head = f"{title}: {result['verdict']}"
+    head = f"{title[:1].upper()}{title[1:]}: {result['verdict']}"
     parts = [
         f'<header class="good"><h1>{_e(head)}</h1><p>{_e(result["summary"])}</p></header>',
         "<h2>Held-out days: load, and replicas before (grey) and after (brown); red: the objective did not hold</h2>"
@@ -163,12 +162,20 @@ def to_tuned_html(
     names = list(before["train"])
     rows = [
         (
-            name.replace("_", " "),
-            *(_number(side[days][name]) for days in ("train", "held_out") for side in (before, after)),
+            _words(name),
+            *(_figure(name, side[days][name]) for days in ("train", "held_out") for side in (before, after)),
         )
         for name in names
+        if (name, before["train"][name]) != ("cost", None)
     ]
-    parts.append(_table("Figures", ("Figure", "Training, before", "after", "Held out, before", "after"), rows))
+    columns = (
+        "Figure",
+        "Training days, before",
+        "Training days, after",
+        "Held-out days, before",
+        "Held-out days, after",
+    )
+    parts.append(_table("Figures", columns, rows))
     parts.append(
         "<h2>Trade-off: replica-hours and the share of the time without the objective, of the specs that no other one beats</h2>"
         f'<div class="card">{_curve(result, min_share)}</div>'
@@ -209,9 +216,9 @@ def _both(drawn: t.Mapping[str, t.Any], sync_s: int) -> str:
     for top, most, words in ((0, most_load, "load"), (second, most_pods, "replicas")):
         base = top + _HEIGHT
         parts.append(f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH}" y1="{base}" y2="{base}"/>')
-        parts.append(f'<text x="0" y="{top + 16}">{most:,g}</text><text x="0" y="{top + 32}">{words}</text>')
+        parts.append(f'<text x="0" y="{top + 16}">{_short(most)}</text><text x="0" y="{top + 32}">{words}</text>')
         parts.append(f'<text x="0" y="{base}">0</text>')
-        parts.append(_days(drawn["first_s"], count * sync_s, top, base))
+        parts.append(_days(drawn["first_s"], count * sync_s, top, base, base + 16 if words == "load" else None))
     strip = second + _HEIGHT + 12
     for name in ("before", "after"):
         parts.append(f'<text x="0" y="{strip + 10}">{name}</text>')
@@ -231,11 +238,15 @@ def _both(drawn: t.Mapping[str, t.Any], sync_s: int) -> str:
 
 def _curve(result: t.Mapping[str, t.Any], min_share: float) -> str:
     """Return the drawing of cost and violations on held-out days: each spec of the curve, the present one and the chosen one."""
-    dots = [("dot", one["held_out"]) for one in result["curve"]]
-    dots += [("was", result["before"]["held_out"]), ("is", result["after"]["held_out"])]
+    kept = [("was", result["before"]["held_out"]), ("is", result["after"]["held_out"])]
+    # cheap specs that hardly ever keep it would press what one chooses from into a line
+    worst = 1.2 * max(*(1 - one["slo_share"] for _kind, one in kept), 2 * (1 - min_share)) or 1.0
+    dots = [("dot", one["held_out"]) for one in result["curve"] if 1 - one["slo_share"] <= worst]
+    left_out = len(result["curve"]) - len(dots)
+    dots += kept
     hours = [one["replica_hours"] for _kind, one in dots]
     lates = [1 - one["slo_share"] for _kind, one in dots]
-    low, high, worst = min(hours), max(hours), max(*lates, 1 - min_share) or 1.0
+    low, high = min(hours), max(hours)
     spread = (high - low) or 1.0
     goal = 12 + (_HEIGHT - 24) * (1 - (1 - min_share) / worst)
     parts = [
@@ -255,12 +266,13 @@ def _curve(result: t.Mapping[str, t.Any], min_share: float) -> str:
     parts.append(f'<text x="{_LEFT}" y="{_HEIGHT + 16}">{low:,.1f} replica-hours</text>')
     parts.append(f'<text x="{_WIDTH}" y="{_HEIGHT + 16}" text-anchor="end">{high:,.1f} replica-hours</text>')
     said = "grey: present, green: recommended, red line: the objective; on held-out days"
+    said += f"; {left_out} that break it more often are not drawn" if left_out else ""
     parts.append(f'<text x="{_WIDTH // 2}" y="{_HEIGHT + 16}" text-anchor="middle">{said}</text>')
     return f'<svg role="img" aria-label="Trade-off of cost and objective" viewBox="0 0 {_WIDTH} {_HEIGHT + _GAP}">{"".join(parts)}</svg>'
 
 
-def _days(first_s: float, length_s: float, top: int, base: int) -> str:
-    """Return a line for each midnight (UTC) of some days."""
+def _days(first_s: float, length_s: float, top: int, base: int, names_at: int | None = None) -> str:
+    """Return a line for each midnight (UTC) of some days, with the names of the days at a height."""
     if not EARLIEST_S <= first_s <= LATEST_S - length_s or not DAY_S < length_s <= 62 * DAY_S:
         return ""
     parts = []
@@ -271,12 +283,61 @@ def _days(first_s: float, length_s: float, top: int, base: int) -> str:
         parts.append(
             f'<line class="day" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{base}"><title>{day:%A %Y-%m-%d}</title></line>'
         )
+        # a name needs room: of many days the Mondays alone have theirs
+        if names_at is not None and (length_s <= 14 * DAY_S or day.weekday() == 0) and x < _WIDTH - 40:
+            parts.append(f'<text x="{x:.1f}" y="{names_at}">{day:%a %d}</text>')
         midnight += DAY_S
     return "".join(parts)
 
 
-def _number(value: t.Any) -> str:
-    return "none" if value is None else f"{value:,}"
+def _short(value: float) -> str:
+    """Return a number of a scale, whole where that is as good."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:,.4g}"
+
+
+def _words(name: str) -> str:
+    return _FIGURES[name][0]
+
+
+def _figure(name: str, value: t.Any) -> str:
+    """Return a figure with its unit."""
+    if value is None:
+        return "no ready pod" if name == "worst_load_ratio" else "none"
+    return _FIGURES[name][1](value)
+
+
+def _length(seconds: float) -> str:
+    """Return a length of time for people."""
+    if seconds < 2 * 60:
+        return f"{seconds:g} s"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:,.1f} h" if seconds < 2 * DAY_S else f"{seconds / DAY_S:,.1f} days"
+
+
+_COUNT, _SHARE = "{:,}".format, "{:.3%}".format
+_LOAD = "{:,.0f}".format
+_FIGURES: dict[str, tuple[str, t.Callable[[t.Any], str]]] = {
+    "syncs": ("Syncs", _COUNT),
+    "duration_s": ("Time", _length),
+    "load_offered": ("Load offered, times seconds", _LOAD),
+    "load_served": ("Load served, times seconds", _LOAD),
+    "load_capped": ("Load not served, times seconds", _LOAD),
+    "violating_syncs": ("Syncs without the objective", _COUNT),
+    "slo_share": ("Share of the time with the objective", _SHARE),
+    "worst_load_ratio": ("Largest load, of the capacity of ready pods", "{:.0%}".format),
+    "replica_hours": ("Replica-hours", "{:,.1f}".format),
+    "cost": ("Cost", "{:,.2f}".format),
+    "replicas_least": ("Fewest replicas", _COUNT),
+    "replicas_most": ("Most replicas", _COUNT),
+    "replicas_initial": ("Replicas at the beginning", _COUNT),
+    "scale_ups": ("Times scaled up", _COUNT),
+    "scale_downs": ("Times scaled down", _COUNT),
+    "syncs_at_max": ("Syncs at the largest number of replicas allowed", _COUNT),
+    "gap_s": ("Gaps in the trace", _length),
+    "series": ("Series", _COUNT),
+    "dropped_values": ("Values left out", _COUNT),
+}
 
 
 def _moment(at_s: float) -> str:
