@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import pathlib
@@ -15,6 +16,9 @@ pytest.importorskip("moto")
 
 import boto3  # noqa: E402
 from cdn.emulator import LOGIN, Emulator  # noqa: E402
+from cryptography import x509  # noqa: E402
+from cryptography.hazmat.primitives import hashes, serialization  # noqa: E402
+from cryptography.hazmat.primitives.asymmetric import rsa  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VARIABLES = {
@@ -57,6 +61,63 @@ def play(directory: pathlib.Path, **variables: t.Any) -> dict[str, int]:
     )
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-2000:]
     return json.loads(ended.stdout[ended.stdout.index("{") :])["stats"]["localhost"]
+
+
+def certificate() -> dict[str, str]:
+    """Return a certificate, its key and the one above it, made for this test."""
+    now = datetime.datetime.now(datetime.UTC)
+    keys = [rsa.generate_private_key(public_exponent=65537, key_size=2048) for _one in range(2)]
+    names = [
+        x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]) for name in ("authority", "www.example.com")
+    ]
+    made = [
+        x509.CertificateBuilder()
+        .subject_name(names[index])
+        .issuer_name(names[0])
+        .public_key(keys[index].public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(keys[0], hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
+        .decode()
+        for index in range(2)
+    ]
+    key = keys[1].private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+    )
+    return {"certificate": made[1], "key": key.decode(), "chain": made[0]}
+
+
+def test_a_certificate_is_imported_renewed_under_its_name_and_removed(tmp_path: pathlib.Path) -> None:
+    aws = Emulator()
+    try:
+        login = {"endpoint_url": aws.url, **LOGIN}
+        acm = boto3.client(
+            "acm",
+            aws_access_key_id=LOGIN["access_key"],
+            aws_secret_access_key=LOGIN["secret_key"],
+            region_name="us-east-1",
+            endpoint_url=aws.url,
+        )
+        own = {"cdn_certificate": None, "cdn_cloudfront_zone": "", "cdn_cloudfront_login": login}
+
+        play(tmp_path, cdn_cloudfront_certificate=certificate(), **own)
+        (first,) = acm.list_certificates()["CertificateSummaryList"]
+        viewer = aws.one().config["ViewerCertificate"]
+        assert viewer["ACMCertificateArn"] == first["CertificateArn"]
+
+        renewed = certificate()
+        assert play(tmp_path, cdn_cloudfront_certificate=renewed, **own)["changed"] == 1
+        assert play(tmp_path, cdn_cloudfront_certificate=renewed, **own)["changed"] == 0
+        (second,) = acm.list_certificates()["CertificateSummaryList"]
+        assert second["CertificateArn"] == first["CertificateArn"]
+        assert acm.get_certificate(CertificateArn=first["CertificateArn"])["Certificate"] == renewed["certificate"]
+
+        play(tmp_path, cdn_cloudfront_certificate=renewed, cdn_state="absent", **own)
+        assert acm.list_certificates()["CertificateSummaryList"] == []
+    finally:
+        aws.stop()
 
 
 def test_the_role_wires_buckets_distribution_and_records(tmp_path: pathlib.Path) -> None:

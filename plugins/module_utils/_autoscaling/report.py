@@ -241,7 +241,7 @@ def _curve(result: t.Mapping[str, t.Any], min_share: float) -> str:
     kept = [("was", result["before"]["held_out"]), ("is", result["after"]["held_out"])]
     # cheap specs that hardly ever keep it would press what one chooses from into a line
     worst = 1.2 * max(*(1 - one["slo_share"] for _kind, one in kept), 2 * (1 - min_share)) or 1.0
-    dots = [("dot", one["held_out"]) for one in result["curve"] if 1 - one["slo_share"] <= worst]
+    dots = [("dot", one["held_out"]) for one in result["curve"] if 1 - one["held_out"]["slo_share"] <= worst]
     left_out = len(result["curve"]) - len(dots)
     dots += kept
     hours = [one["replica_hours"] for _kind, one in dots]
@@ -267,7 +267,7 @@ def _curve(result: t.Mapping[str, t.Any], min_share: float) -> str:
     parts.append(f'<text x="{_WIDTH}" y="{_HEIGHT + 16}" text-anchor="end">{high:,.1f} replica-hours</text>')
     said = "grey: present, green: recommended, red line: the objective; on held-out days"
     said += f"; {left_out} that break it more often are not drawn" if left_out else ""
-    parts.append(f'<text x="{_WIDTH // 2}" y="{_HEIGHT + 16}" text-anchor="middle">{said}</text>')
+    parts.append(f'<text x="{_LEFT}" y="{_HEIGHT + 36}">{said}</text>')
     return f'<svg role="img" aria-label="Trade-off of cost and objective" viewBox="0 0 {_WIDTH} {_HEIGHT + _GAP}">{"".join(parts)}</svg>'
 
 
