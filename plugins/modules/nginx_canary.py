@@ -14,17 +14,15 @@ author:
   - headroom.scale contributors (@headroom-scale)
 description:
   - Acts on an upstream that M(headroom.scale.nginx_config) declares with a canary, on all load balancers at once, while they run
-    and without
-    a reload. Run it once for all of them, from a host that their management addresses allow.
+    and without a reload. Run it once for all of them, from a host that their management addresses allow.
   - With O(state=promoted) the canary gets O(steps) of the requests one after the other. Each step is watched for O(step_s) and for
     C(min_requests), over all load balancers together. While the canary keeps O(limits) it goes on; when it does not, it is taken
-    back to 0 on all
-    of them and the task fails.
+    back to 0 on all of them and the task fails.
   - The canary is taken back too when the run is interrupted, when a load balancer does not answer or loses its share, and when too few
     requests come.
   - While a run lasts, the load balancers have the share on loan for O(lease_s), renewed all the time. When a run dies, or a load
-    balancer is cut
-    off from it, each of them takes the canary back by itself. A run that is started before that goes on at the share that it finds.
+    balancer is cut off from it, each of them takes the canary back by itself. A run that is started before that goes on at the
+    share that it finds.
   - For blue/green give O(steps) as V([100]), and O(state=rolled_back) for the way back. The idle side stays as it is.
   - A share that was reached stays over a reload, until another one, or a canary of other servers, is declared, and until nginx is stopped.
   - Without O(state) and O(percent) it only looks.
@@ -110,8 +108,7 @@ options:
     description:
       - What the canary must keep in each step. An error is an answer with a status of 500 or above, or none.
       - What compares with the stable side uses its figures of the same step. Where it gets too few requests, as at 100 percent,
-        those of the last
-        time when it got enough; where there are none, it does not count.
+        those of the last time when it got enough; where there are none, it does not count.
     type: dict
     version_added: 0.1.0
     suboptions:
@@ -142,8 +139,7 @@ options:
   lease_s:
     description:
       - Seconds after which a load balancer takes the canary back by itself when the run does not speak to it any more. At least
-        three times as long
-        as O(timeout_s) and a second.
+        three times as long as O(timeout_s) and a second.
     type: float
     default: 60
     version_added: 0.1.0
@@ -194,8 +190,7 @@ summary:
 balancers:
   description: >-
     What each load balancer says at the end, with C(name), C(percent) (the share in force), C(lent) (whether a run has it on loan),
-    C(stable) and
-    C(canary), each with C(requests), C(errors), C(error_percent) and C(p95_ms) since the share last changed there.
+    C(stable) and C(canary), each with C(requests), C(errors), C(error_percent) and C(p95_ms) since the share last changed there.
   returned: success
   type: list
   elements: dict
@@ -236,8 +231,7 @@ not_told:
 errors:
   description: >-
     Why it failed, with C(code) and C(message). With the code V(rolled_back) C(cause) is V(breached) (C(breaches) has C(code),
-    C(seen), C(limit) and
-    C(message) of each limit), V(too_few_requests), V(no_answer), V(not_kept) or V(interrupted).
+    C(seen), C(limit) and C(message) of each limit), V(too_few_requests), V(no_answer), V(not_kept) or V(interrupted).
   type: list
   elements: dict
   returned: failure

@@ -199,8 +199,8 @@ options:
       canary:
         description:
           - A second side that gets a share of the requests, such as a new release. M(headroom.scale.nginx_canary) changes the
-            share at run time; what it
-            set holds until another O(upstreams[].canary.percent), or a canary that has none of the servers, is declared.
+            share at run time; what it set holds until another O(upstreams[].canary.percent), or a canary that has none of the
+            servers, is declared.
           - Where no server of the canary can be reached, the upstream's own servers answer; that counts as an error of the canary.
             That needs Lua.
         type: dict
@@ -239,8 +239,7 @@ options:
           cookie:
             description:
               - Keeps a client at its side by a cookie of that name. Clients that are at the canary stay there while its share
-                grows. Needed with
-                O(upstreams[].affinity). Without it each request is drawn by itself.
+                grows. Needed with O(upstreams[].affinity). Without it each request is drawn by itself.
             type: str
           cookie_ttl_s:
             description:
@@ -361,8 +360,7 @@ options:
       allow_countries:
         description:
           - Countries whose clients are served, by their codes of two capital letters. Others, and clients whose country is not
-            known, get status 403.
-            Empty is all. Requires O(country).
+            known, get status 403. Empty is all. Requires O(country).
         type: list
         elements: str
         default: []

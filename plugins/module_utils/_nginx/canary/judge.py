@@ -79,13 +79,14 @@ class Side:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a canary must keep; ``None`` is no limit."""
+    """What a canary must keep."""
 
     min_requests: int = 100
-    error_percent: float | None = 1.0
-    error_percent_above_stable: float | None = 0.5
+    error_percent: float = 1.0
+    error_percent_above_stable: float = 0.5
+    # none without it
     p95_ms: float | None = None
-    p95_times_stable: float | None = 1.5
+    p95_times_stable: float = 1.5
 
 
 @dataclass(frozen=True)
@@ -109,10 +110,10 @@ def judge(canary: Side, stable: Side, limits: Limits) -> list[Breach]:
     at_least = 100 * canary.errors / least
     known = stable.requests >= max(limits.min_requests, 1)
     figures = f"{canary.errors} of {canary.requests} requests failed"
-    if limits.error_percent is not None and at_least > limits.error_percent:
+    if at_least > limits.error_percent:
         text = f"{figures} at the canary, and {limits.error_percent:g} % may"
         found.append(Breach("errors", at_least, limits.error_percent, text))
-    if known and limits.error_percent_above_stable is not None:
+    if known:
         most = stable.error_percent + limits.error_percent_above_stable
         if at_least > most:
             text = (
@@ -125,7 +126,7 @@ def judge(canary: Side, stable: Side, limits: Limits) -> list[Breach]:
     if limits.p95_ms is not None and p95 > limits.p95_ms:
         text = f"p95 of the canary is {p95:.0f} ms, and {limits.p95_ms:g} ms may be"
         found.append(Breach("p95", p95, limits.p95_ms, text))
-    if known and usual is not None and limits.p95_times_stable is not None:
+    if known and usual is not None:
         most = max(usual * limits.p95_times_stable, usual + SLACK_MS)
         if p95 > most:
             text = (
