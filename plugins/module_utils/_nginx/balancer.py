@@ -439,7 +439,8 @@ function M.log()
             put(u, s, "response_at", ngx.now())
         end
     end
-    if ctx.side then observe_side(ctx, statuses, times) end
+    -- a probe is no client
+    if ctx.side and ngx.var.server_name ~= "headroom-management" then observe_side(ctx, statuses, times) end
 end
 
 local function set_cookie(name, value, ttl_s)

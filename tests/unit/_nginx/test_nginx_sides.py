@@ -214,6 +214,14 @@ def test_a_client_that_gives_up_shows_in_the_times_of_its_side(sides: Sides) -> 
     assert said["p95_ms"] >= 300
 
 
+def test_a_probe_is_not_counted_as_a_client(sides: Sides) -> None:
+    sides.start(percent=50)
+    for _dummy in range(4):
+        sides.balancer.text("/probe/app")
+    said = sides.balancer.canary()
+    assert said["canary"]["requests"] == said["stable"]["requests"] == 0
+
+
 def test_another_upstream_can_be_the_canary(sides: Sides) -> None:
     described = sides.describe()
     described["upstreams"][0]["canary"] = {"upstream": "next", "percent": 50}

@@ -153,7 +153,7 @@ def converge(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any
 
 def _summary(wanted: Wanted, percents: t.Mapping[str, int], check_mode: bool) -> str:
     figures = ", ".join(f"{percent} % at {name}" for name, percent in sorted(percents.items()))
-    if len(set(percents.values())) == 1:
+    if len(percents) > 1 and len(set(percents.values())) == 1:
         figures = f"{next(iter(percents.values()))} % at all {len(percents)} load balancers"
     return f"The canary of {wanted.upstream} {'would have' if check_mode else 'has'} {figures}."
 
@@ -187,6 +187,7 @@ class Rollout:
         self.fleet = fleet
         self.wanted = wanted
         self.start = shares
+        self.last = shares
         self.result = result
         # what the stable side did while enough requests came to it
         self.stable = both(shares.values())[0]
@@ -231,6 +232,7 @@ class Rollout:
         :raises HeadroomError: when it does not hold.
         """
         wanted = self.wanted
+        changes = {name: share.changes + (share.percent != percent) for name, share in self.last.items()}
         self._tell(percent, wanted.lease_s, self.start)
         started = told = spoken = time.monotonic()
         first = find(self.fleet.look(), wanted.upstream)
@@ -239,8 +241,9 @@ class Rollout:
         while True:
             time.sleep(min(POLL_S, wanted.step_s / 4))
             shares = find(self.fleet.look(), wanted.upstream)
-            if any(share.percent != percent or share.changes != first[name].changes for name, share in shares.items()):
+            if any(share.percent != percent or share.changes != changes[name] for name, share in shares.items()):
                 raise self._not_kept(shares, percent)
+            self.last = shares
             was, now, passed = both(first.values()), both(shares.values()), time.monotonic() - started
             stable, canary = now[0].minus(was[0]), now[1].minus(was[1])
             enough = stable.requests >= wanted.limits.min_requests
