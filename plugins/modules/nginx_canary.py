@@ -76,7 +76,8 @@ options:
   state:
     description:
       - V(promoted) takes the canary through O(steps) to the last one.
-      - V(rolled_back) gives the canary nothing, at once.
+      - V(rolled_back) gives the canary nothing, at once. Load balancers that do not answer do not keep it from the others; the task fails
+        after that.
     type: str
     choices: [promoted, rolled_back]
     version_added: 0.1.0
@@ -238,7 +239,7 @@ errors:
   sample:
     - code: rolled_back
       cause: breached
-      message: "Failed to promote the canary of shop beyond 5 %: 12 of 130 requests failed at the canary, and 1 % may. It is back
+      message: "Failed to promote the canary of shop at 5 %: 12 of 130 requests failed at the canary, and 1 % may. It is back
         to 0 % at lb1, lb2."
 """
 

@@ -200,7 +200,7 @@ def test_a_canary_that_does_not_hold_is_taken_back(
     error = failed["errors"][0]
     assert (error["code"], error["cause"]) == ("rolled_back", "breached")
     assert breach in [row["code"] for row in error["breaches"]]
-    assert failed["msg"].startswith("Failed to promote the canary of app beyond ")
+    assert failed["msg"].startswith("Failed to promote the canary of app at ")
     assert failed["msg"].endswith("It is back to 0 % at lb1, lb2.")
     assert failed["watched"][0]["canary"]["errors"] == 0
     # what it was before the run
@@ -245,6 +245,22 @@ def test_a_load_balancer_that_is_lost_ends_it_on_the_others(fleet: Fleet, run: R
     assert failed["not_told"] == ["lb2"]
     assert "It is back to 0 % at lb1. lb2 could not be told, and takes it back alone within 60 s" in failed["msg"]
     assert fleet.balancers[0].canary()["percent"] == 0
+
+
+def test_the_way_back_is_open_while_a_load_balancer_is_away(fleet: Fleet, run: Run) -> None:
+    for one in fleet.balancers:
+        one.share(50)
+    fleet.balancers[1].stop()
+    refused = run(fleet.params(percent=60))
+    assert refused["errors"][0]["balancer"] == "lb2"
+    assert fleet.balancers[0].canary()["percent"] == 50
+    failed = run(fleet.params(state="rolled_back"))
+    assert failed["errors"][0]["balancer"] == "lb2"
+    assert failed["changed"]
+    assert [step["object"] for step in failed["plan"]] == ["lb1 upstream app canary"]
+    assert fleet.balancers[0].canary()["percent"] == 0
+    fleet.balancers[0].stop()
+    assert run(fleet.params(state="rolled_back"))["errors"][1]["balancer"] == "lb2"
 
 
 def test_somebody_else_who_changes_it_ends_it(fleet: Fleet, run: Run) -> None:

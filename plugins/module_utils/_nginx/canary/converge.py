@@ -112,7 +112,16 @@ def _within(option: str, value: float, least: float, most: float) -> None:
 def converge(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Set, promote or roll back a canary on all load balancers, or only look; return the module's result."""
     fleet, wanted = parse_fleet(params), parse_wanted(params)
-    shares = find(fleet.look(), wanted.upstream)
+    lost = None
+    try:
+        seen = fleet.look()
+    except HeadroomError as error:
+        if params["state"] != "rolled_back":
+            raise
+        # the way back is not barred by a load balancer that is away
+        lost, fleet = error, _without(fleet, error)
+        seen = fleet.look()
+    shares = find(seen, wanted.upstream)
     percent = 0 if params["state"] == "rolled_back" else params["percent"]
     result: dict[str, t.Any] = {"changed": False, "plan": [], "watched": []}
     then = {name: share.percent for name, share in shares.items()}
@@ -137,6 +146,9 @@ def converge(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any
         else:
             rollout.settle(t.cast(int, percent), [balancer for balancer, _step in told])
         shares = find(fleet.look(), wanted.upstream)
+    if lost:
+        lost.result = {**lost.result, **result, "changed": result["changed"] and not check_mode}
+        raise lost
     result["balancers"] = [
         {
             "name": name,
@@ -149,6 +161,18 @@ def converge(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any
     ]
     result["summary"] = _summary(wanted, then if check_mode else {n: s.percent for n, s in shares.items()}, check_mode)
     return result
+
+
+def _without(fleet: Fleet, error: HeadroomError) -> Fleet:
+    """Return the load balancers that do answer.
+
+    :raises HeadroomError: the same, when none does.
+    """
+    gone = {row.get("balancer") for row in (error.as_dict(), *error.result.get("errors", ()))}
+    rest = {name: where for name, where in fleet.balancers.items() if name not in gone}
+    if not rest:
+        raise error
+    return Fleet(rest, fleet.timeout_s)
 
 
 def _summary(wanted: Wanted, percents: t.Mapping[str, int], check_mode: bool) -> str:
@@ -171,12 +195,14 @@ def _interruptible() -> t.Iterator[None]:
             signal.signal(one, signal.SIG_IGN)
         raise Interrupted(signal.Signals(number).name)
 
-    before = {one: signal.signal(one, interrupt) for one in SIGNALS}
+    # what is ignored stays so, as in a run that is to outlive its terminal
+    heeded = [one for one in SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
+    before = {one: signal.signal(one, interrupt) for one in heeded}
     try:
         yield
     finally:
         for one, handler in before.items():
-            signal.signal(one, handler)
+            signal.signal(one, handler or signal.SIG_DFL)
 
 
 class Rollout:
@@ -323,7 +349,7 @@ class Rollout:
             facts = {"cause": "failed"}
         at = self.result["watched"][-1]["percent"] if self.result["watched"] else 0
         error = HeadroomError(
-            f"Failed to promote the canary of {upstream} beyond {at} %: {why.rstrip('.')}. {became}", code=code, **facts
+            f"Failed to promote the canary of {upstream} at {at} %: {why.rstrip('.')}. {became}", code=code, **facts
         )
         changed = any(share.percent for share in self.start.values())
         error.result = {**self.result, "changed": changed or bool(left), "not_told": sorted(left)}
