@@ -196,6 +196,56 @@ options:
             That needs Lua. Without it, and without other options that need Lua, nginx balances alone.
         type: bool
         default: true
+      canary:
+        description:
+          - A second side that gets a share of the requests, such as a new release. M(headroom.scale.nginx_canary) changes the
+            share at run time; what it set holds until another O(upstreams[].canary.percent), or a canary that has none of the
+            servers, is declared.
+          - Where no server of the canary can be reached, the upstream's own servers answer; that counts as an error of the canary.
+            That needs Lua.
+        type: dict
+        suboptions:
+          servers:
+            description:
+              - Its servers. They are an upstream of their own, called like this one followed by C(-canary), and with the same options.
+                Mutually exclusive with O(upstreams[].canary.upstream).
+            type: list
+            elements: dict
+            suboptions:
+              address:
+                description:
+                  - Where it listens, as V(HOST:PORT). A name is looked up when the module runs.
+                type: str
+                required: true
+              weight:
+                description:
+                  - Its share of the requests beside the others, from 1 to 1000.
+                type: int
+                default: 1
+              backup:
+                description:
+                  - Whether it gets requests only while no other server can.
+                type: bool
+                default: false
+          upstream:
+            description:
+              - Another upstream that is the canary. It has none itself, and O(upstreams[].runtime).
+            type: str
+          percent:
+            description:
+              - Its share of the requests.
+            type: int
+            default: 0
+          cookie:
+            description:
+              - Keeps a client at its side by a cookie of that name. Clients that are at the canary stay there while its share
+                grows. Needed with O(upstreams[].affinity). Without it each request is drawn by itself.
+            type: str
+          cookie_ttl_s:
+            description:
+              - Seconds that the cookie lives. V(0) is until the browser ends.
+            type: int
+            default: 0
   virtual_servers:
     description:
       - What clients talk to. The first one of a port also gets what is meant for no other.
@@ -298,6 +348,28 @@ options:
           - Seconds between two reads from a server.
         type: float
         default: 10
+      ipv6:
+        description:
+          - Whether it listens on addresses of version 6 too.
+        type: bool
+        default: false
+      redirect_port:
+        description:
+          - TCP port at which plain HTTP is answered with status 308, to the same place with TLS. Requires O(virtual_servers[].tls).
+        type: int
+      allow_countries:
+        description:
+          - Countries whose clients are served, by their codes of two capital letters. Others, and clients whose country is not
+            known, get status 403. Empty is all. Requires O(country).
+        type: list
+        elements: str
+        default: []
+      deny_countries:
+        description:
+          - Countries whose clients get status 403. Mutually exclusive with O(virtual_servers[].allow_countries). Requires O(country).
+        type: list
+        elements: str
+        default: []
   management:
     description:
       - Where state is read and changed, over HTTP. Only the networks named here, and the host itself, get in; there is no password, so name
@@ -348,6 +420,21 @@ options:
     type: int
     default: 4096
     version_added: 0.1.0
+  country:
+    description:
+      - Where a client's country is known from.
+    type: dict
+    version_added: 0.1.0
+    suboptions:
+      database:
+        description:
+          - File with a database of countries in MMDB format, on this host. nginx reads it when it starts or reloads. It needs the package
+            C(libnginx-mod-http-geoip2). Mutually exclusive with O(country.header).
+        type: path
+      header:
+        description:
+          - Header in which O(trusted_proxies) tell the country. From others it does not count.
+        type: str
   program:
     description:
       - Program of nginx.
@@ -369,6 +456,7 @@ options:
 notes:
   - An upstream that answered no probe before the task, and of which the task changes nothing, does not make it fail. It is in RV(silent).
 seealso:
+  - module: headroom.scale.nginx_canary
   - module: headroom.scale.nginx_upstream
 """
 

@@ -124,9 +124,10 @@ balancers:
       sample: lb1
     upstreams:
       description: >-
-        Its upstreams, each with C(name), C(algorithm) and C(servers). A server has C(address), C(state) (V(closed), V(open) or
-        V(half_open)), C(drained), C(backup), C(weight), C(declared_weight), C(active) (requests in flight), C(requests) and C(failures)
-        (counts), C(response_ms) (a moving mean) and C(check) (what the last check saw).
+        Its upstreams, each with C(name), C(algorithm), C(canary) (see M(headroom.scale.nginx_canary)) and C(servers). A server has
+        C(address), C(state) (V(closed), V(open) or V(half_open)), C(drained), C(backup), C(weight), C(declared_weight), C(active)
+        (requests in flight), C(requests) and C(failures) (counts), C(response_ms) (a moving mean) and C(check) (what the last
+        check saw).
       type: list
       elements: dict
       sample:

@@ -349,6 +349,49 @@ def test_twenty_reloads_lose_no_request(balanced: Lab) -> None:
     assert load.statuses[200] > 100
 
 
+def canary(**variables: Any) -> dict[str, Any]:
+    """Return what a playbook is told of the lab's canary, so that a step takes seconds."""
+    quick = {"canary_step_s": 2, "canary_min_requests": 20, "canary_p95_times_stable": 1000}
+    return {"canary_upstream": "canary", **quick, **variables}
+
+
+def shares() -> list[tuple[int, bool]]:
+    """Return the share of the canary at each load balancer, and whether a run has it on loan."""
+    found = []
+    for one in BALANCERS:
+        _status, _headers, said = get(one["name"], 8181, "/upstreams")
+        row = next(row for row in said["upstreams"] if row["name"] == "canary")["canary"]
+        found.append((row["percent"], row["lease_s"] is not None))
+    return found
+
+
+def test_a_canary_is_promoted_on_all_load_balancers_and_switched_back(balanced: Lab) -> None:
+    foretold = balanced.play("canary.yml", "--check", **canary(canary_steps="20, 100"))
+    assert shares() == [(0, False)] * 2
+    with Load("lb1", server="canary") as one, Load("lb2", server="canary") as other:
+        done = balanced.play("canary.yml", **canary(canary_steps="20, 100"))
+        assert shares() == [(100, False)] * 2
+        assert counts("lb2", "canary", 50) == {"app3": 50}
+        reload(balanced, "lb1")
+        assert shares() == [(100, False)] * 2
+        assert balanced.play("canary.yml", **canary(canary_steps="20, 100")).changed() == []
+        balanced.play("canary.yml", **canary(canary_state="rolled_back"))
+    assert shares() == [(0, False)] * 2
+    made, said = (play.results("Share of the canary").values() for play in (done, foretold))
+    assert [row["plan"] for row in made] == [row["plan"] for row in said] != []
+    assert set(one.statuses) == set(other.statuses) == {200}, (one.statuses, other.statuses)
+    assert counts("lb1", "canary", 40) == {"app1": 20, "app2": 20}
+
+
+def test_a_canary_that_fails_is_taken_back_on_all_load_balancers(balanced: Lab) -> None:
+    balanced.run("app3", "touch", "/run/headroom-app/broken")
+    with Load("lb1", server="canary"), Load("lb2", server="canary"):
+        failed = balanced.play("canary.yml", fails=True, **canary(canary_steps="20, 100"))
+    assert "requests failed at the canary" in failed.messages()[0]
+    assert failed.messages()[0].endswith("It is back to 0 % at lb1, lb2.")
+    assert shares() == [(0, False)] * 2
+
+
 def address() -> str:
     return ".".join(
         str(part) for part in (100, 64 + random.randrange(64), random.randrange(256), random.randrange(256))

@@ -6,6 +6,9 @@
 
 All state lies in a shared dictionary: every worker sees the same, and a reload keeps it. One worker, whoever holds the lease, makes the
 checks and moves servers on in time. A server is closed (it takes requests), open (it takes none) or half_open (it takes a few, on trial).
+
+An upstream with a canary has two sides: its own servers are the stable one. Each request, or each client by its cookie, has a place from 0
+to 9999; the places below the share are the canary's, so that a share that grows takes nobody away from it.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ local M = {}
 local TICK_S, LEASE_S, FORGET_S, SWEEP_S = 0.25, 2, 300, 5
 local POINTS = 160
 local BODY_BYTES = 65536
+-- the last bound of the histogram of response times; what is beyond counts as one more
+local BOUNDS = 63
 -- what nginx takes as "no server is there": status 502; a status of our own would need a patched nginx
 local BUSY = -3
 -- an answer that says that the server cannot serve
@@ -49,6 +54,14 @@ function M.init(described)
             for _, status in ipairs(u.check.statuses) do u.check.accept[tostring(status)] = true end
         end
     end
+    for _, u in ipairs(order) do
+        if u.canary then
+            local names = {}
+            u.other = upstreams[u.canary.upstream]
+            for _, s in ipairs(u.other.servers) do names[#names + 1] = s.name end
+            u.canary.names = "|" .. table.concat(names, "|") .. "|"
+        end
+    end
     return M
 end
 
@@ -63,6 +76,57 @@ local function ramp(u, s, now)
     local since = get(u, s, "since")
     if not since or now - since >= u.slow_start_s then return 1 end
     return math.max(0.1, (now - since) / u.slow_start_s)
+end
+
+-- the two sides of an upstream with a canary
+
+local function counter(u, side, what) return "c|" .. u.name .. "|" .. side .. "|" .. what end
+local function setting(u, what) return "r|" .. u.name .. "|" .. what end
+
+-- a share that was set at run time holds until another share is declared, or a canary that has none of its servers
+local function is_set(u)
+    local names = dict:get(setting(u, "names"))
+    if not names or dict:get(setting(u, "base")) ~= u.canary.percent then return false end
+    for name in names:gmatch("[^|]+") do
+        if u.canary.names:find("|" .. name .. "|", 1, true) then return true end
+    end
+    return false
+end
+
+-- the share in force, in percent; one that is lent ends by itself when nobody lends it again
+local function percent_of(u)
+    if not is_set(u) then return u.canary.percent end
+    return dict:get(setting(u, "lent")) or dict:get(setting(u, "percent")) or u.canary.percent
+end
+
+-- multiples of the golden ratio spread evenly over any number of requests, and keep no step with a pattern in them
+local function next_place(u)
+    return math.floor(dict:incr(setting(u, "turn"), 1, 0) * 0.6180339887498949 % 1 * 10000)
+end
+
+local function side_of(u, ctx)
+    local place
+    if u.canary.cookie then
+        local text = ngx.var["cookie_" .. u.canary.cookie] or ""
+        place = #text <= 4 and text:match("^%d+$") and tonumber(text)
+        if not place then
+            place = next_place(u)
+            ctx.place = place
+        end
+    end
+    return (place or next_place(u)) < percent_of(u) * 100 and "canary" or "stable"
+end
+
+-- bounds of the histogram in seconds: a quarter of an octave each, from 1 ms to 55 s
+local function bound(n) return 0.001 * 2 ^ (n / 4) end
+
+local function observe(u, side, failed, took)
+    dict:incr(counter(u, side, "requests"), 1, 0)
+    if failed then dict:incr(counter(u, side, "errors"), 1, 0) end
+    if not took then return end
+    local n = took <= 0.001 and 0 or math.min(BOUNDS + 1, math.ceil(4 * math.log(took / 0.001) / math.log(2) - 1e-9))
+    dict:incr(counter(u, side, n), 1, 0)
+    dict:incr(counter(u, side, "seconds"), took, 0)
 end
 
 -- points of a ring: a server that goes takes only its own keys along
@@ -192,11 +256,11 @@ local function granted(u, i)
 end
 
 local function choose(u, ctx)
-    local snap, refused = snapshot(u), {}
+    local snap, refused, tried = snapshot(u), {}, ctx.tried[u.name] or {}
     while true do
         local among, spare = {}, {}
         for i, s in ipairs(u.servers) do
-            if snap.state[i] ~= "open" and not snap.drained[i] and not ctx.tried[i] and not refused[i] then
+            if snap.state[i] ~= "open" and not snap.drained[i] and not tried[i] and not refused[i] then
                 local list = s.backup and spare or among
                 list[#list + 1] = i
             end
@@ -204,7 +268,7 @@ local function choose(u, ctx)
         if #among == 0 then among = spare end
         if #among == 0 then return nil end
         local i
-        if u.cookie and #ctx.order == 0 then
+        if u.cookie and not next(tried) then
             local s = u.by_tag[ngx.var["cookie_" .. u.cookie] or ""]
             for _, candidate in ipairs(among) do
                 if s and u.servers[candidate] == s then i = candidate end
@@ -217,25 +281,44 @@ local function choose(u, ctx)
     end
 end
 
+-- a server of the side that the request is on; where the canary has none that serves, the stable side does
+local function choose_side(ctx)
+    local i, trial = choose(ctx.u, ctx)
+    if not i and ctx.side == "canary" and ctx.u ~= ctx.parent then
+        ctx.u = ctx.parent
+        i, trial = choose(ctx.u, ctx)
+    end
+    return i, trial
+end
+
 function M.pick(name)
-    local u = upstreams[name]
     local ctx = ngx.ctx.headroom
     if not ctx then
-        ctx = { u = u, tried = {}, order = {}, trial = {}, pid = ngx.worker.pid() }
+        local u = upstreams[name]
+        ctx = { u = u, tried = {}, order = {}, pid = ngx.worker.pid() }
+        local most = #u.servers
+        if u.canary then
+            ctx.parent, ctx.side = u, side_of(u, ctx)
+            if ctx.side == "canary" then
+                ctx.u = u.other
+                most = most + #u.other.servers
+            end
+        end
         ngx.ctx.headroom = ctx
-        if #u.servers > 1 then balancer.set_more_tries(math.min(#u.servers, 3) - 1) end
+        if most > 1 then balancer.set_more_tries(math.min(most, 3) - 1) end
     end
-    local i, trial = choose(u, ctx)
+    local i, trial = choose_side(ctx)
     if not i and next(ctx.tried) then
         -- nginx grants one more try where a kept connection was closed just then; the number of tries is its own
         ctx.tried = {}
-        i, trial = choose(u, ctx)
+        i, trial = choose_side(ctx)
     end
     if not i then return ngx.exit(BUSY) end
+    local u = ctx.u
     local s = u.servers[i]
-    ctx.tried[i] = true
-    ctx.order[#ctx.order + 1] = i
-    ctx.trial[i] = trial
+    ctx.tried[u.name] = ctx.tried[u.name] or {}
+    ctx.tried[u.name][i] = true
+    ctx.order[#ctx.order + 1] = { u = u, s = s, trial = trial }
     dict:incr(key(u, s, "active"), 1, 0)
     dict:incr("p|" .. ctx.pid .. "|" .. u.name .. "|" .. s.name, 1, 0)
     local ok, problem = balancer.set_current_peer(s.ip, s.port)
@@ -316,38 +399,53 @@ local function release(pid, name, server)
     dict:incr("p|" .. pid .. "|" .. name .. "|" .. server, -1)
 end
 
+-- how a request went on its side: by its last answer from there, and none at all is an error too
+local function observe_side(ctx, statuses, times)
+    local u = ctx.side == "canary" and ctx.parent.other or ctx.parent
+    local failed, took = true, 0
+    for n, one in ipairs(ctx.order) do
+        if one.u == u then
+            local status = statuses[n]
+            failed = status ~= nil and status:find("^5") ~= nil
+            if times[n] and times[n] > 0 then took = took + times[n] end
+            if status == nil or status == "-" or status == "499" then
+                -- a client that left waited so long at least
+                took = math.max(took, ngx.now() - ngx.req.start_time())
+            end
+        end
+    end
+    observe(ctx.parent, ctx.side, failed, #ctx.order > 0 and took or nil)
+end
+
 function M.log()
     local ctx = ngx.ctx.headroom
     if not ctx then return end
     ngx.ctx.headroom = nil
-    local u, statuses, times = ctx.u, {}, {}
+    local statuses, times = {}, {}
     for word in (ngx.var.upstream_status or ""):gmatch("[^, :]+") do statuses[#statuses + 1] = word end
     for word in (ngx.var.upstream_response_time or ""):gmatch("[^, :]+") do times[#times + 1] = tonumber(word) or -1 end
-    for n, i in ipairs(ctx.order) do
-        local s, status = u.servers[i], statuses[n]
+    for n, one in ipairs(ctx.order) do
+        local u, s, status = one.u, one.s, statuses[n]
         release(ctx.pid, u.name, s.name)
         dict:incr(key(u, s, "requests"), 1, 0)
         -- a client that left says nothing about the server
         local known = status ~= nil and status ~= "-" and status ~= "499"
         local failed = known and FAILED[status] or false
         if failed then dict:incr(key(u, s, "failures"), 1, 0) end
-        judge(u, s, ctx.trial[i], failed, known)
+        judge(u, s, one.trial, failed, known)
         if known and not failed and times[n] and times[n] >= 0 then
             local before = get(u, s, "response")
             put(u, s, "response", before and before * 0.9 + times[n] * 0.1 or times[n])
             put(u, s, "response_at", ngx.now())
         end
     end
+    -- a probe is no client
+    if ctx.side and ngx.var.server_name ~= "headroom-management" then observe_side(ctx, statuses, times) end
 end
 
-function M.header()
-    local ctx = ngx.ctx.headroom
-    local u = ctx and ctx.u
-    if not u or not u.cookie or #ctx.order == 0 then return end
-    local s = u.servers[ctx.order[#ctx.order]]
-    if ngx.var["cookie_" .. u.cookie] == s.tag then return end
-    local cookie = u.cookie .. "=" .. s.tag .. "; Path=/; HttpOnly; SameSite=Lax"
-    if u.cookie_ttl_s > 0 then cookie = cookie .. "; Max-Age=" .. u.cookie_ttl_s end
+local function set_cookie(name, value, ttl_s)
+    local cookie = name .. "=" .. value .. "; Path=/; HttpOnly; SameSite=Lax"
+    if ttl_s > 0 then cookie = cookie .. "; Max-Age=" .. ttl_s end
     if ngx.var.scheme == "https" then cookie = cookie .. "; Secure" end
     local there = ngx.header["Set-Cookie"]
     if type(there) == "table" then
@@ -356,6 +454,15 @@ function M.header()
     else
         ngx.header["Set-Cookie"] = there and { there, cookie } or cookie
     end
+end
+
+function M.header()
+    local ctx = ngx.ctx.headroom
+    if not ctx then return end
+    if ctx.place then set_cookie(ctx.parent.canary.cookie, ctx.place, ctx.parent.canary.cookie_ttl_s) end
+    local last = ctx.order[#ctx.order]
+    if not last or not last.u.cookie or ngx.var["cookie_" .. last.u.cookie] == last.s.tag then return end
+    set_cookie(last.u.cookie, last.s.tag, last.u.cookie_ttl_s)
 end
 
 -- active checks
@@ -439,6 +546,10 @@ local function sweep(now)
     local known, alive = {}, {}
     for _, u in ipairs(order) do
         for _, s in ipairs(u.servers) do known["s|" .. u.name .. "|" .. s.name] = true end
+        if u.canary then
+            known["c|" .. u.name] = true
+            known["r|" .. u.name] = is_set(u) or not dict:get(setting(u, "names"))
+        end
         local out = 0
         for _, s in ipairs(u.servers) do
             if not s.backup and dict:get(key(u, s, "ejected")) then out = out + 1 end
@@ -460,8 +571,9 @@ local function sweep(now)
                 if left > 0 then dict:incr("s|" .. upstream .. "|" .. server .. "|active", -left) end
                 dict:delete(name)
             end
-        elseif kind == "s|" and not known[name:match("^(s|[^|]+|[^|]+)|")] then
-            -- kept for a while: the change that took the server out may still be taken back
+        elseif (kind == "s|" and not known[name:match("^(s|[^|]+|[^|]+)|")])
+            or ((kind == "c|" or kind == "r|") and not known[name:match("^(.|[^|]+)|")]) then
+            -- kept for a while: the change that took it out may still be taken back
             unknown_since[name] = unknown_since[name] or now
             if now - unknown_since[name] > FORGET_S then
                 dict:delete(name)
@@ -534,6 +646,53 @@ local function seen(u, s)
     }
 end
 
+-- counts since the share last changed: bound of the histogram to the requests below it, and the other counts by name
+local function counted(u, side)
+    local function since(what)
+        local name = counter(u, side, what)
+        return math.max(0, (dict:get(name) or 0) - (dict:get(name .. "|base") or 0))
+    end
+    local found = { requests = since("requests"), errors = since("errors"), buckets = {}, all = 0 }
+    for n = 0, BOUNDS + 1 do
+        found.buckets[n] = since(n)
+        found.all = found.all + found.buckets[n]
+    end
+    return found
+end
+
+local function p95(found)
+    local rank, below = found.all * 0.95, 0
+    for n = 0, BOUNDS do
+        local here = found.buckets[n]
+        if here > 0 and below + here >= rank then
+            local low = n > 0 and bound(n - 1) or 0
+            return low + (bound(n) - low) * (rank - below) / here
+        end
+        below = below + here
+    end
+    return bound(BOUNDS)
+end
+
+local function side_seen(u, side)
+    local found, buckets = counted(u, side), {}
+    for n = 0, BOUNDS + 1 do
+        if found.buckets[n] > 0 then buckets[#buckets + 1] = "[" .. n .. ", " .. found.buckets[n] .. "]" end
+    end
+    return '{"requests": ' .. found.requests .. ', "errors": ' .. found.errors
+        .. ', "p95_ms": ' .. (found.all > 0 and string.format("%.1f", p95(found) * 1000) or "null")
+        .. ', "histogram": [' .. table.concat(buckets, ", ") .. "]}"
+end
+
+local function canary_seen(u)
+    if not u.canary then return "null" end
+    local lent = is_set(u) and dict:get(setting(u, "lent")) ~= nil
+    return '{"upstream": ' .. quoted(u.canary.upstream) .. ', "percent": ' .. percent_of(u)
+        .. ', "declared_percent": ' .. u.canary.percent
+        .. ', "lease_s": ' .. (lent and string.format("%.1f", dict:ttl(setting(u, "lent")) or 0) or "null")
+        .. ', "changes": ' .. (dict:get(counter(u, "all", "changes")) or 0)
+        .. ', "stable": ' .. side_seen(u, "stable") .. ', "canary": ' .. side_seen(u, "canary") .. "}"
+end
+
 function M.show()
     ngx.header["Content-Type"] = "application/json"
     local rows = {}
@@ -545,7 +704,7 @@ function M.show()
             servers[#servers + 1] = "{" .. table.concat(fields, ", ") .. "}"
         end
         rows[#rows + 1] = "{" .. '"name": ' .. quoted(u.name) .. ', "algorithm": ' .. quoted(u.algorithm)
-            .. ', "servers": [' .. table.concat(servers, ", ") .. "]}"
+            .. ', "canary": ' .. canary_seen(u) .. ', "servers": [' .. table.concat(servers, ", ") .. "]}"
     end
     ngx.say('{"upstreams": [', table.concat(rows, ", "), "]}")
 end
@@ -558,6 +717,41 @@ local METRICS = {
     { "drained", "gauge", "Whether a server is drained.", function(u, s) return get(u, s, "drained") and 1 or 0 end },
     { "response_seconds", "gauge", "Moving mean of the response time.", function(u, s) return get(u, s, "response", 0) end },
 }
+
+local function side_metrics(lines)
+    local function each(name, kind, help, write)
+        lines[#lines + 1] = "# HELP " .. name .. " " .. help
+        lines[#lines + 1] = "# TYPE " .. name .. " " .. kind
+        for _, u in ipairs(order) do
+            if u.canary then write(u, name, '{upstream="' .. u.name .. '"') end
+        end
+    end
+    local function sides(write)
+        return function(u, name, labels)
+            for _, side in ipairs({ "stable", "canary" }) do write(u, name, labels .. ',side="' .. side .. '"', side) end
+        end
+    end
+    local function total(what)
+        return sides(function(u, name, labels, side)
+            lines[#lines + 1] = name .. labels .. "} " .. (dict:get(counter(u, side, what)) or 0)
+        end)
+    end
+    each("headroom_upstream_canary_percent", "gauge", "Share of the canary in force.", function(u, name, labels)
+        lines[#lines + 1] = name .. labels .. "} " .. percent_of(u)
+    end)
+    each("headroom_upstream_side_requests_total", "counter", "Requests that a side was given.", total("requests"))
+    each("headroom_upstream_side_errors_total", "counter", "Requests that a side failed.", total("errors"))
+    each("headroom_upstream_side_seconds", "histogram", "Response times of a side.", sides(function(u, name, labels, side)
+        local sum = 0
+        for n = 0, BOUNDS + 1 do
+            sum = sum + (dict:get(counter(u, side, n)) or 0)
+            local le = n > BOUNDS and "+Inf" or n % 4 == 0 and tostring(bound(n))
+            if le then lines[#lines + 1] = name .. "_bucket" .. labels .. ',le="' .. le .. '"} ' .. sum end
+        end
+        lines[#lines + 1] = name .. "_sum" .. labels .. "} " .. (dict:get(counter(u, side, "seconds")) or 0)
+        lines[#lines + 1] = name .. "_count" .. labels .. "} " .. sum
+    end))
+end
 
 function M.metrics()
     ngx.header["Content-Type"] = "text/plain; version=0.0.4"
@@ -581,6 +775,7 @@ function M.metrics()
             lines[#lines + 1] = name .. labels .. ',state="' .. one .. '"} ' .. (state == one and 1 or 0)
         end
     end)
+    side_metrics(lines)
     ngx.say(table.concat(lines, "\n"))
 end
 
@@ -589,14 +784,20 @@ local function refuse(status, text)
     ngx.say('{"error": ', quoted(text), "}")
 end
 
-function M.change()
+local function posted()
     ngx.header["Content-Type"] = "application/json"
     -- a page in a browser cannot set this header on a form
     if ngx.req.get_method() ~= "POST" or not ngx.var.http_x_headroom then
-        return refuse(405, "POST with the header X-Headroom")
+        refuse(405, "POST with the header X-Headroom")
+        return nil
     end
     ngx.req.read_body()
-    local given = ngx.req.get_post_args(10) or {}
+    return ngx.req.get_post_args(10) or {}
+end
+
+function M.change()
+    local given = posted()
+    if not given then return end
     local u = upstreams[given.upstream or ""]
     if not u then return refuse(404, "no such upstream") end
     local s
@@ -623,6 +824,42 @@ function M.change()
     bump()
     ngx.log(ngx.WARN, "headroom: ", u.name, " ", s.name, " drained=", given.drained, " weight=", given.weight,
         " from ", ngx.var.remote_addr)
+    ngx.say("{}")
+end
+
+-- sets the share of a canary: for good, or lent for a time, after which the canary gets nothing
+function M.share()
+    local given = posted()
+    if not given then return end
+    local u = upstreams[given.upstream or ""]
+    if not u or not u.canary then return refuse(404, "no such upstream with a canary") end
+    local percent, lease_s = tonumber(given.percent), tonumber(given.lease_s or "0")
+    if not percent or percent % 1 ~= 0 or percent < 0 or percent > 100 then return refuse(400, "percent from 0 to 100") end
+    if not lease_s or not (lease_s >= 0 and lease_s <= 3600) then return refuse(400, "lease_s from 0 to 3600") end
+    local before = percent_of(u)
+    dict:set(setting(u, "base"), u.canary.percent)
+    dict:set(setting(u, "names"), u.canary.names)
+    if lease_s > 0 then
+        -- first what is lent, so that no request in between finds nothing
+        dict:set(setting(u, "lent"), percent, lease_s)
+        dict:set(setting(u, "percent"), 0)
+    else
+        dict:set(setting(u, "percent"), percent)
+        dict:delete(setting(u, "lent"))
+    end
+    if percent ~= before then
+        dict:incr(counter(u, "all", "changes"), 1, 0)
+        for _, side in ipairs({ "stable", "canary" }) do
+            local names = { "requests", "errors" }
+            for n = 0, BOUNDS + 1 do names[#names + 1] = n end
+            for _, what in ipairs(names) do
+                local name = counter(u, side, what)
+                local value = dict:get(name)
+                if value then dict:set(name .. "|base", value) end
+            end
+        end
+        ngx.log(ngx.WARN, "headroom: ", u.name, " canary ", before, " -> ", percent, " % from ", ngx.var.remote_addr)
+    end
     ngx.say("{}")
 end
 

@@ -49,6 +49,16 @@ class Breaker:
 
 
 @dataclass(frozen=True)
+class Canary:
+    """The other side of an upstream, and its share of the requests."""
+
+    upstream: str
+    percent: int = 0
+    cookie: str = ""
+    cookie_ttl_s: int = 0
+
+
+@dataclass(frozen=True)
 class Upstream:
     """A set of servers that requests are spread over."""
 
@@ -66,6 +76,7 @@ class Upstream:
     affinity_ttl_s: int = 0
     keepalive: int = 64
     runtime: bool = True
+    canary: Canary | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +106,19 @@ class VirtualServer:
     connect_timeout_s: float = 5.0
     send_timeout_s: float = 10.0
     read_timeout_s: float = 10.0
+    ipv6: bool = False
+    # where plain HTTP is sent on to this one; 0 for nowhere
+    redirect_port: int = 0
+    allow_countries: tuple[str, ...] = ()
+    deny_countries: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Country:
+    """Where a client's country is known from: a database, or a header of a trusted proxy."""
+
+    database: str = ""
+    header: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,6 +141,7 @@ class Wanted:
     real_ip_header: str = "X-Forwarded-For"
     user: str = "www-data"
     worker_connections: int = 4096
+    country: Country | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +156,8 @@ class Build:
     modules: frozenset[str] = frozenset()
     # whether the rules of ModSecurity are on the host
     rules: bool = False
+    # those of the wanted databases of countries that are on the host
+    databases: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

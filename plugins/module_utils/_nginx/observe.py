@@ -150,6 +150,9 @@ def addresses_of(wanted: Wanted) -> dict[str, str]:
 def observe(wanted: Wanted, program: str, config_file: str) -> Observed:
     """Look at the host; nothing is changed."""
     build = build_of(program)
+    database = wanted.country.database if wanted.country else ""
+    if build and os.path.isfile(database):
+        build = replace(build, databases=frozenset({database}))
     config = read(config_file)
     base, named = base_of(config_file), release_of(config)
     release = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import typing as t
+from dataclasses import replace
 
 from .._common.argspec import ArgumentSpec
 from .._common.errors import OptionError
@@ -17,6 +18,8 @@ from .model import (
     MODSECURITY,
     ActiveCheck,
     Breaker,
+    Canary,
+    Country,
     Limit,
     Management,
     Server,
@@ -31,6 +34,8 @@ SERVER_NAME = re.compile(r"_|(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])
 PATH = re.compile(r"/[A-Za-z0-9._~%!&()*+,:@/?=-]*")
 HASH_KEY = re.compile(r"([A-Za-z0-9_.:/-]|\$[a-z][a-z0-9_]*|\$\{[a-z][a-z0-9_]*\})+")
 HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")
+COOKIE = re.compile(r"[A-Za-z0-9_]{1,64}")
+COUNTRY = re.compile(r"[A-Z]{2}")
 PEM = {"certificate": "-----BEGIN CERTIFICATE-----", "key": "PRIVATE KEY-----"}
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -63,6 +68,13 @@ def config_spec() -> ArgumentSpec:
         "half_open_requests": {"type": "int", "default": 1},
     }
     affinity = {"cookie": {"type": "str", "required": True}, "ttl_s": {"type": "int", "default": 0}}
+    canary = {
+        "servers": {"type": "list", "elements": "dict", "options": server},
+        "upstream": {"type": "str"},
+        "percent": {"type": "int", "default": 0},
+        "cookie": {"type": "str"},
+        "cookie_ttl_s": {"type": "int", "default": 0},
+    }
     upstream = {
         "name": {"type": "str", "required": True},
         "servers": {"type": "list", "elements": "dict", "required": True, "options": server},
@@ -77,6 +89,7 @@ def config_spec() -> ArgumentSpec:
         "affinity": {"type": "dict", "options": affinity},
         "keepalive": {"type": "int", "default": 64},
         "runtime": {"type": "bool", "default": True},
+        "canary": {"type": "dict", "options": canary},
     }
     tls = {"certificate": {"type": "str", "required": True}, "key": {"type": "str", "required": True, "no_log": True}}
     limit = {
@@ -98,7 +111,12 @@ def config_spec() -> ArgumentSpec:
         "connect_timeout_s": {"type": "float", "default": 5.0},
         "send_timeout_s": {"type": "float", "default": 10.0},
         "read_timeout_s": {"type": "float", "default": 10.0},
+        "ipv6": {"type": "bool", "default": False},
+        "redirect_port": {"type": "int"},
+        "allow_countries": {"type": "list", "elements": "str", "default": []},
+        "deny_countries": {"type": "list", "elements": "str", "default": []},
     }
+    country = {"database": {"type": "path"}, "header": {"type": "str"}}
     management = {
         "address": {"type": "str", "default": "127.0.0.1"},
         "port": {"type": "int", "default": 8181},
@@ -113,6 +131,7 @@ def config_spec() -> ArgumentSpec:
             "real_ip_header": {"type": "str", "default": "X-Forwarded-For"},
             "user": {"type": "str", "default": "www-data"},
             "worker_connections": {"type": "int", "default": 4096},
+            "country": {"type": "dict", "options": country},
             "program": {"type": "path", "default": "/usr/sbin/nginx"},
             "config_file": {"type": "path", "default": "/etc/nginx/nginx.conf"},
             "wait_s": {"type": "float", "default": 15.0},
@@ -129,8 +148,7 @@ def parse_wanted(params: t.Mapping[str, t.Any]) -> Wanted:
         raise OptionError("upstreams", [], "give at least one upstream.")
     if not params["virtual_servers"]:
         raise OptionError("virtual_servers", [], "give at least one virtual server.")
-    upstreams = tuple(_upstream(entry) for entry in params["upstreams"])
-    _once("upstreams[].name", [upstream.name for upstream in upstreams])
+    upstreams = _with_canaries(params["upstreams"], [_upstream(entry) for entry in params["upstreams"]])
     virtual = tuple(_virtual_server(entry) for entry in params["virtual_servers"])
     _once("virtual_servers[].name", [one.name for one in virtual])
     named = {upstream.name for upstream in upstreams}
@@ -140,11 +158,27 @@ def parse_wanted(params: t.Mapping[str, t.Any]) -> Wanted:
                 "virtual_servers[].upstream", one.upstream, f"give one of the upstreams: {', '.join(sorted(named))}."
             )
     for port in {one.port for one in virtual}:
-        there = [one for one in virtual if one.port == port]
-        if len({bool(one.certificate) for one in there}) > 1:
+        if len({bool(one.certificate) for one in virtual if one.port == port}) > 1:
             raise OptionError("virtual_servers[].port", port, "it is there with and without 'tls'; give one of both.")
+    for one in virtual:
+        if one.redirect_port in {other.port for other in virtual if other.certificate}:
+            raise OptionError(
+                "virtual_servers[].redirect_port", one.redirect_port, "TLS is spoken there; give a port of its own."
+            )
+    ports = {one.port for one in virtual} | {one.redirect_port for one in virtual if one.redirect_port}
+    for port in ports:
+        there = [one for one in virtual if port in (one.port, one.redirect_port)]
         _once("virtual_servers[].server_names", [name for one in there for name in one.server_names])
-    management = _management(params["management"], {one.port for one in virtual})
+    trusted = _networks("trusted_proxies", params["trusted_proxies"])
+    country = _country(params["country"], trusted) if params["country"] else None
+    for one in virtual:
+        for option in ("allow_countries", "deny_countries"):
+            if getattr(one, option) and not country:
+                codes = ", ".join(getattr(one, option))
+                raise OptionError(
+                    f"virtual_servers[].{option}", codes, "give 'country' too, which says where it is known from."
+                )
+    management = _management(params["management"], ports)
     header = params["real_ip_header"]
     if not HEADER.fullmatch(header):
         raise OptionError("real_ip_header", header, "give the name of a header, such as X-Forwarded-For.")
@@ -156,19 +190,89 @@ def parse_wanted(params: t.Mapping[str, t.Any]) -> Wanted:
         upstreams,
         virtual,
         management,
-        _networks("trusted_proxies", params["trusted_proxies"]),
+        trusted,
         header,
         params["user"],
         params["worker_connections"],
+        country,
     )
+
+
+def _with_canaries(given: t.Sequence[t.Mapping[str, t.Any]], upstreams: t.Sequence[Upstream]) -> tuple[Upstream, ...]:
+    """Return the upstreams with their canaries; one whose servers are given becomes an upstream beside the others."""
+    _once("upstreams[].name", [upstream.name for upstream in upstreams])
+    known = {upstream.name: upstream for upstream in upstreams}
+    found = []
+    for entry, upstream in zip(given, upstreams, strict=True):
+        if not entry["canary"]:
+            found.append(upstream)
+            continue
+        canary = _canary(entry["canary"], upstream)
+        other = known.get(canary.upstream)
+        if entry["canary"]["servers"]:
+            if other:
+                raise OptionError(
+                    "upstreams[].name", other.name, f"the canary of {upstream.name} is called so; take another."
+                )
+            other = replace(
+                upstream, name=canary.upstream, servers=_servers(entry["canary"]["servers"], canary.upstream)
+            )
+            found.append(other)
+        else:
+            _require_fit(upstream, canary, other, {one["name"] for one in given if one["canary"]})
+        found.append(replace(upstream, canary=canary))
+    return tuple(found)
+
+
+def _canary(given: t.Mapping[str, t.Any], upstream: Upstream) -> Canary:
+    if bool(given["servers"]) == bool(given["upstream"]):
+        value = given["upstream"] or []
+        raise OptionError(
+            "upstreams[].canary.servers", value, f"give the canary of {upstream.name} either servers or an upstream."
+        )
+    _within("upstreams[].canary.percent", given["percent"], 0, 100)
+    _within("upstreams[].canary.cookie_ttl_s", given["cookie_ttl_s"], 0, 31_536_000)
+    cookie = given["cookie"] or ""
+    if cookie and (not COOKIE.fullmatch(cookie) or cookie == upstream.affinity_cookie):
+        remedy = "give a name of letters, digits and underscores, other than that of the affinity."
+        raise OptionError("upstreams[].canary.cookie", cookie, remedy)
+    if upstream.affinity_cookie and not cookie:
+        remedy = f"{upstream.name} has an affinity, which a client would lose with each change of sides; give a name."
+        raise OptionError("upstreams[].canary.cookie", cookie, remedy)
+    return Canary(given["upstream"] or f"{upstream.name}-canary", given["percent"], cookie, given["cookie_ttl_s"])
+
+
+def _require_fit(upstream: Upstream, canary: Canary, other: Upstream | None, parents: t.Collection[str]) -> None:
+    """Require an upstream that is named as a canary to be there, without one of its own, and balanced by Lua alike."""
+    remedy = ""
+    if other is None or other.name in parents:
+        remedy = "give another one of the upstreams, which has no canary itself."
+    elif not other.runtime:
+        remedy = "it has no 'runtime', which a canary needs."
+    elif other.algorithm == "hash" and (upstream.algorithm, upstream.hash_key) != (other.algorithm, other.hash_key):
+        remedy = f"it hashes by another key than {upstream.name}; give both the same algorithm and hash_key."
+    if remedy:
+        raise OptionError("upstreams[].canary.upstream", canary.upstream, remedy)
+
+
+def _country(given: t.Mapping[str, t.Any], trusted: t.Collection[str]) -> Country:
+    database, header = given["database"] or "", given["header"] or ""
+    if bool(database) == bool(header):
+        raise OptionError("country", database or "", "give either a database or a header.")
+    if header and not HEADER.fullmatch(header):
+        raise OptionError("country.header", header, "give the name of a header, such as CF-IPCountry.")
+    if header and not trusted:
+        raise OptionError(
+            "country.header", header, "nobody is trusted to say it; name the proxies in 'trusted_proxies'."
+        )
+    if database and not re.fullmatch(r"/[A-Za-z0-9._/-]+", database):
+        raise OptionError("country.database", database, "give the whole path of a file, in letters, digits and ._/-.")
+    return Country(database, header)
 
 
 def _upstream(given: t.Mapping[str, t.Any]) -> Upstream:
     name = _name("upstreams[].name", given["name"])
-    servers = tuple(_server(entry) for entry in given["servers"])
-    if not any(not server.backup for server in servers):
-        raise OptionError("upstreams[].servers", name, "give the upstream at least one server that is no backup.")
-    _once("upstreams[].servers[].address", [server.name for server in servers])
+    servers = _servers(given["servers"], name)
     if not HASH_KEY.fullmatch(given["hash_key"]):
         raise OptionError("upstreams[].hash_key", given["hash_key"], "give names of variables, such as $request_uri.")
     for option, least, most in (
@@ -180,7 +284,7 @@ def _upstream(given: t.Mapping[str, t.Any]) -> Upstream:
     ):
         _within(f"upstreams[].{option}", given[option], least, most)
     affinity = given["affinity"] or {"cookie": "", "ttl_s": 0}
-    if given["affinity"] and not re.fullmatch(r"[A-Za-z0-9_]{1,64}", affinity["cookie"]):
+    if given["affinity"] and not COOKIE.fullmatch(affinity["cookie"]):
         raise OptionError(
             "upstreams[].affinity.cookie", affinity["cookie"], "give a name of letters, digits and underscores."
         )
@@ -201,6 +305,14 @@ def _upstream(given: t.Mapping[str, t.Any]) -> Upstream:
         given["keepalive"],
         given["runtime"],
     )
+
+
+def _servers(given: t.Iterable[t.Mapping[str, t.Any]], name: str) -> tuple[Server, ...]:
+    servers = tuple(_server(entry) for entry in given)
+    if all(server.backup for server in servers):
+        raise OptionError("upstreams[].servers", name, "give the upstream at least one server that is no backup.")
+    _once("upstreams[].servers[].address", [server.name for server in servers])
+    return servers
 
 
 def _server(given: t.Mapping[str, t.Any]) -> Server:
@@ -283,6 +395,20 @@ def _virtual_server(given: t.Mapping[str, t.Any]) -> VirtualServer:
         _within("virtual_servers[].limit.burst", limit["burst"], 0, 1_000_000)
     for option in ("connect_timeout_s", "send_timeout_s", "read_timeout_s"):
         _within(f"virtual_servers[].{option}", given[option], 0.1, 3600)
+    redirect = given["redirect_port"]
+    if redirect is not None:
+        _within("virtual_servers[].redirect_port", redirect, 1, 65535)
+        if not given["tls"]:
+            raise OptionError(
+                "virtual_servers[].redirect_port",
+                redirect,
+                f"{name} has no 'tls' to be sent on to; give it, or leave this out.",
+            )
+    if given["allow_countries"] and given["deny_countries"]:
+        codes = ", ".join(given["deny_countries"])
+        raise OptionError(
+            "virtual_servers[].deny_countries", codes, "'allow_countries' is given too; give one of both."
+        )
     return VirtualServer(
         name,
         tuple(given["server_names"]),
@@ -298,6 +424,10 @@ def _virtual_server(given: t.Mapping[str, t.Any]) -> VirtualServer:
         given["connect_timeout_s"],
         given["send_timeout_s"],
         given["read_timeout_s"],
+        given["ipv6"],
+        redirect or 0,
+        _countries("virtual_servers[].allow_countries", given["allow_countries"]),
+        _countries("virtual_servers[].deny_countries", given["deny_countries"]),
     )
 
 
@@ -321,6 +451,13 @@ def _networks(option: str, given: t.Iterable[str]) -> tuple[str, ...]:
         except ValueError as error:
             raise OptionError(option, one, "give an address or a network, such as 192.0.2.0/24.") from error
     return tuple(sorted(set(found)))
+
+
+def _countries(option: str, given: t.Iterable[str]) -> tuple[str, ...]:
+    for one in given:
+        if not COUNTRY.fullmatch(one):
+            raise OptionError(option, one, "give countries by two capital letters, such as DE.")
+    return tuple(sorted(set(given)))
 
 
 def _name(option: str, name: str) -> str:

@@ -11,12 +11,13 @@ import typing as t
 
 from .._common.errors import HeadroomError, OptionError
 from .model import Build, Observed, Step, Wanted
-from .render import LUA_MODULES, MODSECURITY_MODULE, needs_lua
+from .render import COUNTRY_MODULE, LUA_MODULES, MODSECURITY_MODULE, needs_lua
 
 PACKAGES = {
     "ndk_http_module": "libnginx-mod-http-ndk",
     "ngx_http_lua_module": "libnginx-mod-http-lua",
     MODSECURITY_MODULE: "libnginx-mod-http-modsecurity",
+    COUNTRY_MODULE: "libnginx-mod-http-geoip2",
 }
 FOREIGN = {"configuration": "not written by headroom.scale"}
 
@@ -47,6 +48,16 @@ def missing(wanted: Wanted, build: Build) -> list[tuple[str, str, str]]:
             for argument in ("--with-http_ssl_module", "--with-http_v2_module"):
                 if argument not in build.arguments:
                     found.append(("virtual_servers[].tls", one.name, f"this nginx was built without {argument[2:]}."))
+    if wanted.country and wanted.country.database:
+        lacking = lacks([COUNTRY_MODULE])
+        if lacking:
+            remedy = (
+                f"it needs {lacking[0]}, which this nginx lacks: install that, or give a header of a trusted proxy."
+            )
+            found.append(("country.database", wanted.country.database, remedy))
+        if wanted.country.database not in build.databases:
+            remedy = "this host has no such file: put a database of countries in MMDB format there first."
+            found.append(("country.database", wanted.country.database, remedy))
     if wanted.trusted_proxies and "--with-http_realip_module" not in build.arguments:
         text = ", ".join(wanted.trusted_proxies)
         found.append(("trusted_proxies", text, "this nginx was built without with-http_realip_module."))

@@ -12,12 +12,13 @@ import math
 import typing as t
 
 from .balancer import LUA
-from .model import ActiveCheck, Breaker, Build, Limit, Upstream, VirtualServer, Wanted
+from .model import ActiveCheck, Breaker, Build, Country, Limit, Upstream, VirtualServer, Wanted
 
 HEADER = "# Written by headroom.scale: changes made by hand are replaced."
 RELEASE = "@RELEASE@"
 LUA_MODULES = ("ndk_http_module", "ngx_http_lua_module")
 MODSECURITY_MODULE = "ngx_http_modsecurity_module"
+COUNTRY_MODULE = "ngx_http_geoip2_module"
 RULES = ("/etc/modsecurity/crs/crs-setup.conf", "/usr/share/modsecurity-crs/rules/*.conf")
 CIPHERS = ":".join(
     (
@@ -47,6 +48,7 @@ def needs_lua(upstream: Upstream) -> list[str]:
         f"backup with algorithm {upstream.algorithm}": backup
         and upstream.algorithm in ("ip_hash", "hash", "random_two"),
         "breaker": upstream.breaker is not None,
+        "canary": upstream.canary is not None,
         "runtime": upstream.runtime,
         "slow_start_s": upstream.slow_start_s > 0,
     }
@@ -68,6 +70,9 @@ def facts(wanted: Wanted) -> dict[str, str]:
         "user": wanted.user,
         "worker connections": wanted.worker_connections,
     }
+    if wanted.country:
+        one = wanted.country
+        found["country"] = f"database {one.database}" if one.database else f"header {one.header} of trusted proxies"
     for upstream in wanted.upstreams:
         start = f"upstream {upstream.name}"
         found[f"{start} algorithm"] = upstream.algorithm
@@ -96,6 +101,11 @@ def facts(wanted: Wanted) -> dict[str, str]:
             found[f"{start} affinity"] = (
                 f"cookie {upstream.affinity_cookie} for {upstream.affinity_ttl_s or 'the session'}"
             )
+        canary = upstream.canary
+        if canary:
+            found[f"{start} canary"] = f"{canary.percent} % to upstream {canary.upstream}" + (
+                f", cookie {canary.cookie} for {canary.cookie_ttl_s or 'the session'}" if canary.cookie else ""
+            )
         found[f"{start} keepalive"] = upstream.keepalive
         found[f"{start} balanced by"] = "lua" if needs_lua(upstream) else "nginx"
     for one in wanted.virtual_servers:
@@ -115,6 +125,13 @@ def facts(wanted: Wanted) -> dict[str, str]:
         for name, networks in (("allow", one.allow), ("deny", one.deny)):
             if networks:
                 found[f"{start} {name}"] = _list(networks)
+        if one.ipv6:
+            found[f"{start} ipv6"] = "yes"
+        if one.redirect_port:
+            found[f"{start} redirect port"] = one.redirect_port
+        for name, countries in (("allow", one.allow_countries), ("deny", one.deny_countries)):
+            if countries:
+                found[f"{start} {name} countries"] = _list(countries)
         found[f"{start} modsecurity"] = one.modsecurity
         found[f"{start} timeouts"] = (
             f"connect {one.connect_timeout_s:g}, send {one.send_timeout_s:g}, read {one.read_timeout_s:g} s"
@@ -195,6 +212,14 @@ def _described(upstream: Upstream, addresses: t.Mapping[str, str]) -> dict[str, 
         "half_open_requests": breaker.half_open_requests,
         "cookie": upstream.affinity_cookie or None,
         "cookie_ttl_s": upstream.affinity_ttl_s,
+        "canary": {
+            "upstream": upstream.canary.upstream,
+            "percent": upstream.canary.percent,
+            "cookie": upstream.canary.cookie or None,
+            "cookie_ttl_s": upstream.canary.cookie_ttl_s,
+        }
+        if upstream.canary
+        else None,
         "check": {
             "path": check.path,
             "interval_s": check.interval_s,
@@ -213,7 +238,11 @@ def _described(upstream: Upstream, addresses: t.Mapping[str, str]) -> dict[str, 
 def _config(wanted: Wanted, build: Build, addresses: t.Mapping[str, str]) -> str:
     lua = any(needs_lua(upstream) for upstream in wanted.upstreams)
     security = any(one.modsecurity != "off" for one in wanted.virtual_servers)
-    modules = [*(LUA_MODULES if lua else ()), *((MODSECURITY_MODULE,) if security else ())]
+    modules = [
+        *(LUA_MODULES if lua else ()),
+        *((MODSECURITY_MODULE,) if security else ()),
+        *((COUNTRY_MODULE,) if wanted.country and wanted.country.database else ()),
+    ]
     lines = [
         HEADER,
         f"# release {RELEASE}",
@@ -230,10 +259,11 @@ def _config(wanted: Wanted, build: Build, addresses: t.Mapping[str, str]) -> str
     ]
     for upstream in wanted.upstreams:
         lines += _indent(_upstream(upstream, addresses))
-    seen: set[int] = set()
-    for one in wanted.virtual_servers:
-        lines += _indent(_virtual_server(one, wanted, build, first=one.port not in seen))
-        seen.add(one.port)
+    seen: set[str] = set()
+    for number, one in enumerate(wanted.virtual_servers):
+        lines += _indent(_virtual_server(one, wanted, build, number, seen))
+        if one.redirect_port:
+            lines += _indent(_redirect(one, seen))
     lines += _indent(_management(wanted, lua))
     return "\n".join([*lines, "}"]) + "\n"
 
@@ -264,6 +294,8 @@ def _http(wanted: Wanted, lua: bool) -> list[str]:
             lines.append(
                 f"limit_req_zone $binary_remote_addr zone=headroom_{one.name}:10m rate={one.limit.requests_per_minute}r/m;"
             )
+    if wanted.country:
+        lines += _countries(wanted, wanted.country)
     if lua:
         lines += [
             "lua_shared_dict headroom 10m;",
@@ -275,6 +307,29 @@ def _http(wanted: Wanted, lua: bool) -> list[str]:
             "header_filter_by_lua_block { headroom.header() }",
             "log_by_lua_block { headroom.log() }",
         ]
+    return lines
+
+
+def _countries(wanted: Wanted, country: Country) -> list[str]:
+    if country.database:
+        lines = [f"geoip2 {country.database} {{ $headroom_country source=$remote_addr country iso_code; }}"]
+    else:
+        # what is said counts when who connects is trusted, and not when who is spoken of is
+        trusted = " ".join(f"{network} 1;" for network in wanted.trusted_proxies)
+        header = country.header.lower().replace("-", "_")
+        lines = [
+            f"geo $realip_remote_addr $headroom_trusted {{ default 0; {trusted} }}",
+            f'map $headroom_trusted $headroom_country {{ default ""; 1 $http_{header}; }}',
+        ]
+    for number, one in enumerate(wanted.virtual_servers):
+        codes = one.allow_countries or one.deny_countries
+        if codes:
+            known, other = (0, 1) if one.allow_countries else (1, 0)
+            lines.append(
+                f"map $headroom_country $headroom_refused_{number} {{ default {other}; "
+                + " ".join(f"{code} {known};" for code in codes)
+                + " }"
+            )
     return lines
 
 
@@ -308,14 +363,33 @@ def quote(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _virtual_server(one: VirtualServer, wanted: Wanted, build: Build, first: bool) -> list[str]:
+def _listen(port: int, ipv6: bool, options: str, seen: set[str]) -> list[str]:
+    """Return where a server listens; the first one of a socket also gets what is meant for no other."""
+    lines = []
+    for socket in (f"{port}", f"[::]:{port}")[: 2 if ipv6 else 1]:
+        lines.append(f"    listen {socket}{options}{'' if socket in seen else ' default_server'};")
+        seen.add(socket)
+    return lines
+
+
+def _redirect(one: VirtualServer, seen: set[str]) -> list[str]:
+    port = "" if one.port == 443 else f":{one.port}"
+    return [
+        "server {",
+        f"    server_name {' '.join(one.server_names)};",
+        *_listen(one.redirect_port, one.ipv6, "", seen),
+        f"    return 308 https://$host{port}$request_uri;",
+        "}",
+    ]
+
+
+def _virtual_server(one: VirtualServer, wanted: Wanted, build: Build, number: int, seen: set[str]) -> list[str]:
     upstream = next(upstream for upstream in wanted.upstreams if upstream.name == one.upstream)
     lines = ["server {", f"    server_name {' '.join(one.server_names)};"]
-    options = " default_server" if first else ""
     if one.certificate:
         # a directive of its own since 1.25.1, an option of listen before
         modern = build.version >= (1, 25, 1)
-        lines.append(f"    listen {one.port} ssl{'' if modern else ' http2'}{options};")
+        lines += _listen(one.port, one.ipv6, f" ssl{'' if modern else ' http2'}", seen)
         lines += ["    http2 on;"] if modern else []
         lines += [
             f"    ssl_certificate {RELEASE}/{one.name}.crt;",
@@ -328,8 +402,10 @@ def _virtual_server(one: VirtualServer, wanted: Wanted, build: Build, first: boo
             "    ssl_session_tickets off;",
         ]
     else:
-        lines.append(f"    listen {one.port}{options};")
+        lines += _listen(one.port, one.ipv6, "", seen)
     lines += [f"    add_header {name} {quote(value)} always;" for name, value in one.headers]
+    if one.allow_countries or one.deny_countries:
+        lines.append(f"    if ($headroom_refused_{number}) {{ return 403; }}")
     lines += [f"    deny {network};" for network in one.deny]
     lines += [f"    allow {network};" for network in one.allow]
     lines += ["    deny all;"] if one.allow else []
@@ -400,6 +476,8 @@ def _management(wanted: Wanted, lua: bool) -> list[str]:
             "    location = /metrics { content_by_lua_block { headroom.metrics() } }",
             "    location = /servers { client_max_body_size 4k; client_body_buffer_size 4k; "
             "content_by_lua_block { headroom.change() } }",
+            "    location = /canaries { client_max_body_size 4k; client_body_buffer_size 4k; "
+            "content_by_lua_block { headroom.share() } }",
         ]
     for upstream in wanted.upstreams:
         probe = probe_of(upstream)

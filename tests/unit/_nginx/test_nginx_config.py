@@ -32,6 +32,7 @@ from ansible_collections.headroom.scale.plugins.module_utils._nginx.render impor
     quote,
     render,
 )
+from balancers.world import filled
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,23 +46,7 @@ BUILD = dataclasses.replace(parse_build(SAID), modules=frozenset({*LUA, "ngx_htt
 BASE = "/etc/nginx/headroom"
 CONFIG = "/etc/nginx/nginx.conf"
 PEM = {"certificate": "-----BEGIN CERTIFICATE-----\nAAAA\n", "key": "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n"}
-
-
-def filled(spec: dict[str, t.Any], values: dict[str, t.Any]) -> dict[str, t.Any]:
-    """Return values with the defaults of a spec, as AnsibleModule hands them over."""
-    found: dict[str, t.Any] = {}
-    for name, option in spec.items():
-        value = values.get(name, {} if option.get("apply_defaults") else option.get("default"))
-        if value is not None and "options" in option:
-            value = (
-                [filled(option["options"], one) for one in value]
-                if option["type"] == "list"
-                else filled(option["options"], value)
-            )
-        found[name] = value
-    return found
-
-
+GREEN = {"address": "192.0.2.9:80"}
 GIVEN = {
     "upstreams": [
         {
@@ -137,7 +122,24 @@ def rendered(what: Wanted, build: Build = BUILD) -> dict[str, str]:
         (("upstreams", 0, "breaker"), {"open_s": 0}, "upstreams[].breaker.open_s"),
         (("upstreams", 0, "breaker"), {"open_s": 90}, "upstreams[].breaker.max_open_s"),
         (("upstreams", 0, "breaker"), {"half_open_requests": 0}, "upstreams[].breaker.half_open_requests"),
+        (("upstreams", 0, "canary"), {}, "upstreams[].canary.servers"),
+        (("upstreams", 0, "canary"), {"servers": [GREEN], "upstream": "x"}, "upstreams[].canary.servers"),
+        (("upstreams", 0, "canary"), {"servers": [{**GREEN, "backup": True}]}, "upstreams[].servers"),
+        (("upstreams", 0, "canary"), {"servers": [GREEN], "percent": 101}, "upstreams[].canary.percent"),
+        (("upstreams", 0, "canary"), {"servers": [GREEN], "cookie": "a b"}, "upstreams[].canary.cookie"),
+        (("upstreams", 0, "canary"), {"servers": [GREEN], "cookie_ttl_s": -1}, "upstreams[].canary.cookie_ttl_s"),
+        (("upstreams", 0, "canary"), {"upstream": "other"}, "upstreams[].canary.upstream"),
+        (("upstreams", 0, "canary"), {"upstream": "app"}, "upstreams[].canary.upstream"),
         (("virtual_servers", 0, "name"), "../x", "virtual_servers[].name"),
+        (("virtual_servers", 0, "redirect_port"), 80, "virtual_servers[].redirect_port"),
+        (("virtual_servers", 0, "redirect_port"), 0, "virtual_servers[].redirect_port"),
+        (("virtual_servers", 0, "allow_countries"), ["DE"], "virtual_servers[].allow_countries"),
+        (("virtual_servers", 0, "deny_countries"), ["de"], "virtual_servers[].deny_countries"),
+        (("country",), {}, "country"),
+        (("country",), {"database": "/a.mmdb", "header": "X-Country"}, "country"),
+        (("country",), {"database": "/a b"}, "country.database"),
+        (("country",), {"header": "X-Country"}, "country.header"),
+        (("country",), {"header": "X Country"}, "country.header"),
         (("virtual_servers", 0, "port"), 70000, "virtual_servers[].port"),
         (("virtual_servers", 0, "upstream"), "other", "virtual_servers[].upstream"),
         (("virtual_servers", 0, "server_names"), [], "virtual_servers[].server_names"),
@@ -188,6 +190,7 @@ def test_nginx_balances_alone_where_it_can(algorithm: str) -> None:
         ({"active_check": {}}, "active_check"),
         ({"breaker": {}}, "breaker"),
         ({"slow_start_s": 30}, "slow_start_s"),
+        ({"canary": {"servers": [GREEN]}}, "canary"),
         ({"affinity": {"cookie": "server"}}, "affinity"),
         ({"algorithm": "least_time"}, "algorithm least_time"),
         (
@@ -201,7 +204,7 @@ def test_nginx_balances_alone_where_it_can(algorithm: str) -> None:
 )
 def test_what_needs_lua_is_refused_where_there_is_none_and_says_why(options: dict[str, t.Any], reason: str) -> None:
     what = upstream(**{"runtime": False, **options})
-    assert needs_lua(what.upstreams[0]) == [reason]
+    assert needs_lua(next(one for one in what.upstreams if one.name == "app")) == [reason]
     assert missing(what, BUILD) == []
     with pytest.raises(OptionError, match=f"{reason} needs?.*libnginx-mod-http-lua"):
         refuse_missing(what, dataclasses.replace(BUILD, modules=frozenset({"ndk_http_module.so"})))
@@ -226,6 +229,67 @@ def test_all_that_is_missing_is_named_at_once() -> None:
     ]
     assert missing(what, BUILD) == []
     assert missing(what, dataclasses.replace(BUILD, rules=False))[0][0] == "virtual_servers[].modsecurity"
+
+
+def test_a_canary_is_an_upstream_of_its_own_with_the_same_options() -> None:
+    what = upstream(canary={"servers": [GREEN], "percent": 5, "cookie": "side"}, max_fails=7)
+    other, own = what.upstreams
+    assert (other.name, other.max_fails, other.canary) == ("app-canary", 7, None)
+    assert [server.name for server in other.servers] == ["192.0.2.9:80"]
+    assert facts(what)["upstream app canary"] == "5 % to upstream app-canary, cookie side for the session"
+    assert own.canary is not None
+    steps = planned(observed(wanted()), what)
+    assert Step("add", "upstream app canary", "5 % to upstream app-canary, cookie side for the session") in steps
+
+
+@pytest.mark.parametrize(
+    ("second", "options", "names"),
+    [
+        ({"runtime": False}, {}, "upstreams[].canary.upstream"),
+        ({"canary": {"upstream": "app"}}, {}, "upstreams[].canary.upstream"),
+        ({"algorithm": "hash"}, {}, "upstreams[].canary.upstream"),
+        ({}, {"affinity": {"cookie": "a"}}, "upstreams[].canary.cookie"),
+        ({"name": "app-canary"}, {"canary": {"servers": [GREEN]}}, "upstreams[].name"),
+    ],
+)
+def test_an_upstream_that_does_not_fit_is_no_canary(
+    second: dict[str, t.Any], options: dict[str, t.Any], names: str
+) -> None:
+    params = copy.deepcopy(GIVEN)
+    params["upstreams"][0].update({"canary": {"upstream": "green"}, **options})
+    params["upstreams"].append({"name": "green", "servers": [GREEN], **second})
+    with pytest.raises(OptionError) as refused:
+        parse_wanted(filled(config_spec().options, params))
+    assert refused.value.facts["option"] == names
+
+
+def test_a_database_of_countries_needs_its_module_and_its_file() -> None:
+    what = wanted("country", value={"database": "/a.mmdb"})
+    found = missing(what, BUILD)
+    assert [option for option, _value, _remedy in found] == ["country.database", "country.database"]
+    assert "libnginx-mod-http-geoip2" in found[0][2]
+    assert "no such file" in found[1][2]
+    able = dataclasses.replace(
+        BUILD, modules=BUILD.modules | {"ngx_http_geoip2_module.so"}, databases=frozenset({"/a.mmdb"})
+    )
+    assert missing(what, able) == []
+
+
+def test_one_port_is_not_for_tls_and_its_redirect() -> None:
+    params = copy.deepcopy(GIVEN)
+    params["virtual_servers"] = [
+        {"name": "a", "port": 443, "upstream": "app", "tls": PEM, "server_names": ["a"], "redirect_port": 444},
+        {"name": "b", "port": 444, "upstream": "app", "tls": PEM, "server_names": ["b"]},
+    ]
+    with pytest.raises(OptionError, match="TLS is spoken there"):
+        parse_wanted(filled(config_spec().options, params))
+    # a name is once at a port, sent on or not
+    params["virtual_servers"] = [
+        {"name": "a", "port": 443, "upstream": "app", "tls": PEM, "redirect_port": 80},
+        {"name": "b", "port": 80, "upstream": "app"},
+    ]
+    with pytest.raises(OptionError, match="it is there twice"):
+        parse_wanted(filled(config_spec().options, params))
 
 
 def test_http_2_is_asked_for_as_each_version_knows_it() -> None:

@@ -26,8 +26,8 @@ ANSWER_BYTES = 8 * 1024 * 1024
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def upstream_spec() -> ArgumentSpec:
-    """Return the module's options."""
+def fleet_spec() -> ArgumentSpec:
+    """Return the options that say which load balancers are meant."""
     balancer = {
         "name": {"type": "str", "required": True},
         "host": {"type": "str", "required": True},
@@ -36,15 +36,25 @@ def upstream_spec() -> ArgumentSpec:
     return ArgumentSpec(
         {
             "balancers": {"type": "list", "elements": "dict", "required": True, "options": balancer},
-            "upstream": {"type": "str"},
-            "server": {"type": "str"},
-            "state": {"type": "str", "choices": ["active", "drained"]},
-            "weight": {"type": "int"},
-            "wait_s": {"type": "float", "default": 60.0},
             "timeout_s": {"type": "float", "default": 5.0},
-        },
-        required_together=[("upstream", "server")],
-        required_by={"state": ("server",), "weight": ("server",)},
+        }
+    )
+
+
+def upstream_spec() -> ArgumentSpec:
+    """Return the module's options."""
+    return fleet_spec().merge(
+        ArgumentSpec(
+            {
+                "upstream": {"type": "str"},
+                "server": {"type": "str"},
+                "state": {"type": "str", "choices": ["active", "drained"]},
+                "weight": {"type": "int"},
+                "wait_s": {"type": "float", "default": 60.0},
+            },
+            required_together=[("upstream", "server")],
+            required_by={"state": ("server",), "weight": ("server",)},
+        )
     )
 
 
@@ -135,10 +145,10 @@ def parse_fleet(params: t.Mapping[str, t.Any]) -> Fleet:
         if not host or any(c in host for c in "/@?# \t\n"):
             raise OptionError("balancers[].host", one["host"], "give an address or the name of a host.")
         found[one["name"]] = f"{host}:{one['port']}"
-    if params["weight"] is not None and not 0 <= params["weight"] <= 1000:
+    if params.get("weight") is not None and not 0 <= params["weight"] <= 1000:
         raise OptionError("weight", params["weight"], "give a number from 1 to 1000, or 0 for the declared one.")
-    for option, most in (("wait_s", 86400), ("timeout_s", 300)):
-        if not (0 if option == "wait_s" else 0.1) <= params[option] <= most:
+    for option, least, most in (("wait_s", 0, 86400), ("timeout_s", 0.1, 300)):
+        if option in params and not least <= params[option] <= most:
             raise OptionError(option, params[option], f"give a number of seconds up to {most}.")
     return Fleet(found, params["timeout_s"])
 
