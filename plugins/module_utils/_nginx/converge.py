@@ -73,6 +73,6 @@ def converge(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any
                 now,
             )
     except HeadroomError as error:
-        error.result = {"changed": False, "plan": result["plan"], "diff": result["diff"]}
+        error.result = {"changed": False, **error.result, "plan": result["plan"], "diff": result["diff"]}
         raise
     return result
