@@ -25,7 +25,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PLACES = [pathlib.Path(os.environ.get("HEADROOM_NGINX_ROOT", ROOT / ".cache" / "nginx")), pathlib.Path("/")]
 LUA = "usr/lib/nginx/modules/ngx_http_lua_module.so"
 PROGRAM = """#!/bin/sh
-export LD_LIBRARY_PATH={root}/usr/lib/{machine}-linux-gnu
+export LD_LIBRARY_PATH={root}/usr/lib/{machine}-linux-gnu:{root}/lib/{machine}-linux-gnu
 export LUA_PATH="{root}/usr/share/lua/5.1/?.lua;;"
 if [ "$1" = -V ]; then
     {root}/usr/sbin/nginx -V 2>&1 | sed -e 's#--modules-path=[^ ]*#--modules-path={root}/usr/lib/nginx/modules#' \

@@ -160,7 +160,7 @@ class World:
         else:
             connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=30)
         with contextlib.closing(connection):
-            connection.putrequest(method, path, skip_accept_encoding=True)
+            connection.putrequest(method, path, skip_host="Host" in headers, skip_accept_encoding=True)
             for name, value in headers.items():
                 connection.putheader(name.replace("_", "-"), value.encode() if isinstance(value, str) else value)
             connection.endheaders()
@@ -191,10 +191,20 @@ def world(
 
 def certificate(directory: pathlib.Path) -> dict[str, str]:
     """Make a certificate for localhost."""
+    options = "-x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-        + ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", directory / "edge.key"]
-        + ["-out", directory / "edge.crt"],
+        [
+            "openssl",
+            "req",
+            *options.split(),
+            "-addext",
+            "subjectAltName=DNS:localhost",
+            "-keyout",
+            "edge.key",
+            "-out",
+            "edge.crt",
+        ],
+        cwd=directory,
         check=True,
         capture_output=True,
         timeout=60,
