@@ -60,7 +60,8 @@ sanity: setup  ## ansible-test sanity
 	tools/sanity
 
 .PHONY: unit
-unit: setup  ## Unit tests
+unit: setup  ## Unit tests; those that need a real nginx are skipped where it cannot be had
+	-@tools/unpack-nginx
 	pytest -n 2 --dist worksteal tests/unit
 
 .PHONY: test-k8s

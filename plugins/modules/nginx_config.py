@@ -22,6 +22,7 @@ description:
     done inside of it by its Lua module. That state is shared by all workers, and kept over a reload.
 extends_documentation_fragment:
   - headroom.scale.attributes
+  - headroom.scale.nginx_host
 attributes:
   check_mode:
     support: full
@@ -375,50 +376,6 @@ options:
       - Where state is read and changed, over HTTP. Only the networks named here, and the host itself, get in; there is no password, so name
         none but those that manage the load balancer.
       - C(/upstreams) is JSON, C(/metrics) is for Prometheus.
-    type: dict
-    version_added: 0.1.0
-    suboptions:
-      address:
-        description:
-          - Address of the host, version 4.
-        type: str
-        default: 127.0.0.1
-      port:
-        description:
-          - TCP port.
-        type: int
-        default: 8181
-      allow:
-        description:
-          - Networks that get in.
-        type: list
-        elements: str
-        default: []
-  trusted_proxies:
-    description:
-      - Networks of what stands before the load balancer, such as a CDN. The client's address is taken from O(real_ip_header) of requests
-        that come from them.
-    type: list
-    elements: str
-    default: []
-    version_added: 0.1.0
-  real_ip_header:
-    description:
-      - Header in which O(trusted_proxies) hand over the client's address.
-    type: str
-    default: X-Forwarded-For
-    version_added: 0.1.0
-  user:
-    description:
-      - User that the workers run as.
-    type: str
-    default: www-data
-    version_added: 0.1.0
-  worker_connections:
-    description:
-      - Connections that each worker can have, those to servers included.
-    type: int
-    default: 4096
     version_added: 0.1.0
   country:
     description:
@@ -435,24 +392,6 @@ options:
         description:
           - Header in which O(trusted_proxies) tell the country. From others it does not count.
         type: str
-  program:
-    description:
-      - Program of nginx.
-    type: path
-    default: /usr/sbin/nginx
-    version_added: 0.1.0
-  config_file:
-    description:
-      - Configuration that nginx starts with. Releases lie in the directory C(headroom) beside it.
-    type: path
-    default: /etc/nginx/nginx.conf
-    version_added: 0.1.0
-  wait_s:
-    description:
-      - Seconds that new workers and the upstreams are given to answer before what was there is put back.
-    type: float
-    default: 15
-    version_added: 0.1.0
 notes:
   - An upstream that answered no probe before the task, and of which the task changes nothing, does not make it fail. It is in RV(silent).
 seealso:

@@ -26,10 +26,10 @@ import time
 import typing as t
 
 import pytest
-from ansible_collections.headroom.scale.plugins.module_utils._nginx.model import Build
-from ansible_collections.headroom.scale.plugins.module_utils._nginx.observe import OPENER
+from ansible_collections.headroom.scale.plugins.module_utils._common.nginx.model import Build
+from ansible_collections.headroom.scale.plugins.module_utils._common.nginx.observe import OPENER
+from ansible_collections.headroom.scale.plugins.module_utils._common.nginx.plan import parse_build
 from ansible_collections.headroom.scale.plugins.module_utils._nginx.options import config_spec, parse_wanted
-from ansible_collections.headroom.scale.plugins.module_utils._nginx.plan import parse_build
 from ansible_collections.headroom.scale.plugins.module_utils._nginx.render import render
 
 NGINX_ROOT = os.environ.get("HEADROOM_NGINX_ROOT", "").rstrip("/")

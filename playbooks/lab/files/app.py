@@ -23,11 +23,13 @@ class App(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        """Answer /, /health, /slow/SECONDS, /status/CODE and /headers, which shows the request's headers."""
+        """Answer /, /health, /slow/SECONDS, /status/CODE, /fresh/SECONDS/TAG and /headers, which shows the request's headers."""
         length = int(self.headers.get("Content-Length") or 0)
         self.rfile.read(length)
         _empty, kind, value = [*self.path.partition("?")[0].split("/"), "", ""][:3]
-        status, said = 200, {"name": NAME}
+        status, said = 200, {"name": NAME, "at": time.time_ns()}
+        if self.headers.get("X-Lab-Origin"):
+            said["origin"] = self.headers["X-Lab-Origin"]
         if kind == "headers":
             said["headers"] = {name.lower(): text for name, text in self.headers.items()}
         elif (DIRECTORY / "broken").exists():
@@ -42,6 +44,9 @@ class App(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
+        if kind == "fresh":
+            self.send_header("Cache-Control", f"max-age={value}")
+            self.send_header("Cache-Tag", self.path.rpartition("/")[2])
         self.end_headers()
         self.wfile.write(body)
 

@@ -239,8 +239,7 @@ def parse_cdn(params: t.Mapping[str, t.Any]) -> Cdn:
         _behavior(f"behaviors[{index}]", item, targets, grouped) for index, item in enumerate(params["behaviors"])
     )
     _check_unique("behaviors", [item.path for item in behaviors])
-    aliases = tuple(sorted(_alias(f"aliases[{index}]", item) for index, item in enumerate(params["aliases"])))
-    _check_unique("aliases", aliases)
+    aliases = parse_aliases(params["aliases"])
     comment = _printable("comment", params["comment"], 80) if params["comment"] else ""
     root = params["default_root_object"]
     if root and (root.startswith("/") or not _PATTERN.fullmatch(root) or "*" in root):
@@ -264,6 +263,16 @@ def parse_cdn(params: t.Mapping[str, t.Any]) -> Cdn:
         behaviors=behaviors,
         edge=_edge_rules("edge_rules", params["edge_rules"], targets),
     )
+
+
+def parse_aliases(given: t.Sequence[str]) -> tuple[str, ...]:
+    """Check the names that viewers use, and return them in order.
+
+    :raises OptionError: when one is no domain name, or there twice.
+    """
+    aliases = tuple(sorted(_alias(f"aliases[{index}]", item) for index, item in enumerate(given)))
+    _check_unique("aliases", aliases)
+    return aliases
 
 
 def _check_unique(option: str, names: t.Sequence[str]) -> None:

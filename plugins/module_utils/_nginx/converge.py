@@ -9,11 +9,13 @@ from __future__ import annotations
 import typing as t
 
 from .._common.errors import HeadroomError
-from .apply import Target, check_aside, put_in_force
-from .model import Build
-from .observe import base_of, observe
+from .._common.nginx.apply import Target, check_aside, put_in_force
+from .._common.nginx.model import Build
+from .._common.nginx.observe import base_of
+from .._common.nginx.plan import before, plan, shown
+from .observe import observe, silent
 from .options import parse_wanted
-from .plan import before, excused, plan, refuse_missing, shown
+from .plan import excused, refuse_missing
 from .render import facts, needs_lua, render
 
 
@@ -55,13 +57,22 @@ def converge(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any
             if steps and now.build and complete:
                 check_aside(program, lambda aside: render(wanted, build, now.addresses, aside))
         elif steps:
+            asked = {upstream.name for upstream in wanted.upstreams} - excused(now, then)
             put_in_force(
                 Target(
-                    wanted, release, files, program, config_file, build.pid_file, params["wait_s"], excused(now, then)
+                    wanted.management,
+                    release,
+                    files,
+                    program,
+                    config_file,
+                    build.pid_file,
+                    params["wait_s"],
+                    lambda: silent(wanted, asked),
+                    "upstream",
                 ),
                 now,
             )
     except HeadroomError as error:
-        error.result = {"changed": False, "plan": result["plan"], "diff": result["diff"]}
+        error.result = {"changed": False, **error.result, "plan": result["plan"], "diff": result["diff"]}
         raise
     return result

@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
-import typing as t
 from dataclasses import dataclass, field
+
+from .._common.nginx.model import Management
 
 # what nginx calls an algorithm; least_time has no name in it, since only Lua does it
 ALGORITHMS = ("round_robin", "least_conn", "ip_hash", "hash", "random_two", "least_time")
@@ -122,71 +123,14 @@ class Country:
 
 
 @dataclass(frozen=True)
-class Management:
-    """Where state is read and changed."""
-
-    address: str = "127.0.0.1"
-    port: int = 8181
-    allow: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Wanted:
     """A whole load balancer as declared."""
 
     upstreams: tuple[Upstream, ...]
     virtual_servers: tuple[VirtualServer, ...]
-    management: Management = Management()
+    management: Management = field(default_factory=Management)
     trusted_proxies: tuple[str, ...] = ()
     real_ip_header: str = "X-Forwarded-For"
     user: str = "www-data"
     worker_connections: int = 4096
     country: Country | None = None
-
-
-@dataclass(frozen=True)
-class Build:
-    """What the installed nginx is."""
-
-    version: tuple[int, ...]
-    arguments: frozenset[str]
-    modules_directory: str
-    pid_file: str
-    # names of the files in the directory of modules
-    modules: frozenset[str] = frozenset()
-    # whether the rules of ModSecurity are on the host
-    rules: bool = False
-    # those of the wanted databases of countries that are on the host
-    databases: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class Observed:
-    """What was seen on the host; ``None`` is what is not there."""
-
-    build: Build | None
-    config: str | None = None
-    last_good: str | None = None
-    # host of a server to its address
-    addresses: t.Mapping[str, str] = field(default_factory=dict)
-    # file name to text of the release that the configuration names
-    release: t.Mapping[str, str] = field(default_factory=dict, repr=False)
-    description: t.Mapping[str, str] = field(default_factory=dict)
-    running: bool = False
-    # release that answers at the management address
-    serving: str = ""
-    # upstreams whose probe did not answer before anything was changed
-    silent: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class Step:
-    """One thing to be done."""
-
-    action: str
-    object: str
-    why: str
-
-    def as_dict(self) -> dict[str, str]:
-        """Return it as the module's result has it."""
-        return {"action": self.action, "object": self.object, "why": self.why}

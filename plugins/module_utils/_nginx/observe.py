@@ -2,178 +2,47 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # **PRIVATE** to the collection: may change at any time without notice.
-"""What is on the host: the build, the configuration, and what the running nginx serves."""
+"""What is on the host of a load balancer, and which of its upstreams answer."""
 
 from __future__ import annotations
 
-import contextlib
-import http.client
-import json
 import os
-import socket
-import subprocess
 import typing as t
-import urllib.error
-import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from .._common.errors import HeadroomError, OptionError
-from .model import Build, Management, Observed, Upstream, Wanted
-from .plan import parse_build, release_of
+from .._common.nginx import observe as host
+from .._common.nginx.model import Observed
+from .model import Wanted
 from .render import RULES, probe_of
-
-TIMEOUT_S = 30
-ASK_S = 12
-LAST_GOOD = "last-good.conf"
-
-
-class _Stay(urllib.request.HTTPRedirectHandler):
-    """Takes a redirection for the answer that it is."""
-
-    def redirect_request(self, *_given: t.Any) -> None:
-        """Follow none."""
-
-
-# no proxy of the environment stands between a host and itself
-OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay())
-
-
-def base_of(config_file: str) -> str:
-    """Return the directory that holds the releases."""
-    return os.path.join(os.path.dirname(config_file), "headroom")
-
-
-def read(path: str) -> str | None:
-    """Return the text of a file, or ``None`` where there is none.
-
-    :raises HeadroomError: when it is there and cannot be read.
-    """
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise HeadroomError(f"Failed to read {path}: {error.strerror}. Run the task as root.") from error
-
-
-def ask(url: str, timeout_s: float = ASK_S) -> tuple[int, str]:
-    """Return status and body of an answer; status 0 when there was none."""
-    try:
-        with OPENER.open(url, timeout=timeout_s) as answer:
-            return answer.status, answer.read(65536).decode("utf-8", "replace")
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read(65536).decode("utf-8", "replace")
-    except (OSError, ValueError, http.client.HTTPException):
-        return 0, ""
-
-
-def serving(management: Management) -> str:
-    """Return the release that nginx serves, or nothing."""
-    status, text = ask(f"http://{management.address}:{management.port}/release", 3)
-    return text.strip()[-16:] if status == 200 else ""
-
-
-def answers(management: Management, upstream: Upstream) -> bool:
-    """Return whether an upstream answers a request that goes through nginx."""
-    probe = probe_of(upstream)
-    status, text = ask(f"http://{management.address}:{management.port}/probe/{upstream.name}")
-    return status in probe.statuses and probe.body in text
 
 
 def silent(wanted: Wanted, names: t.Collection[str]) -> frozenset[str]:
     """Return those of the named upstreams that do not answer."""
-    asked = [upstream for upstream in wanted.upstreams if upstream.name in names]
-    with ThreadPoolExecutor(max_workers=16) as pool:
-        answered = pool.map(lambda upstream: answers(wanted.management, upstream), asked)
-        return frozenset(upstream.name for upstream, fine in zip(asked, answered, strict=True) if not fine)
-
-
-def master_of(pid_file: str) -> int | None:
-    """Return the process id of the running nginx, or ``None``."""
-    with contextlib.suppress(OSError, ValueError):
-        with open(pid_file, encoding="ascii") as file:
-            pid = int(file.read())
-        with open(f"/proc/{pid}/comm", encoding="utf-8") as file:
-            return pid if file.read().strip() == "nginx" else None
-    return None
-
-
-def workers_of(master: int | None) -> frozenset[int]:
-    """Return the process ids of the workers of a master."""
-    found = set()
-    for name in os.listdir("/proc"):
-        if master and name.isdigit():
-            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", encoding="utf-8") as file:
-                if int(file.read().rpartition(")")[2].split()[1]) == master:
-                    found.add(int(name))
-    return frozenset(found)
-
-
-def build_of(program: str) -> Build | None:
-    """Return what the installed nginx is, or ``None`` where there is none."""
-    try:
-        done = subprocess.run([program, "-V"], capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-    except FileNotFoundError:
-        return None
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise HeadroomError(f"Failed to run {program} -V: {error}. Give the program of nginx.") from error
-    build = parse_build(done.stderr + done.stdout)
-    try:
-        modules = frozenset(os.listdir(build.modules_directory))
-    except OSError:
-        modules = frozenset()
-    rules = all(os.path.exists(os.path.dirname(path)) for path in RULES)
-    return replace(build, modules=modules, rules=rules)
-
-
-def addresses_of(wanted: Wanted) -> dict[str, str]:
-    """Return the address of each server's host, as nginx would look it up when it starts.
-
-    :raises OptionError: for a name that has none.
-    """
-    found = {}
-    for server in (server for upstream in wanted.upstreams for server in upstream.servers):
-        try:
-            known = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise OptionError(
-                "upstreams[].servers[].address", server.name, f"its name has no address ({error}); give another one."
-            ) from error
-        # version 4 first, and the same one each time
-        found[server.host] = min((family != socket.AF_INET, where[0]) for family, _t, _p, _n, where in known)[1]
-    return found
+    probes = {upstream.name: probe_of(upstream) for upstream in wanted.upstreams if upstream.name in names}
+    return host.silent_of(
+        probes, lambda name: host.answers(wanted.management, name, probes[name].statuses, probes[name].body)
+    )
 
 
 def observe(wanted: Wanted, program: str, config_file: str) -> Observed:
     """Look at the host; nothing is changed."""
-    build = build_of(program)
-    database = wanted.country.database if wanted.country else ""
-    if build and os.path.isfile(database):
-        build = replace(build, databases=frozenset({database}))
-    config = read(config_file)
-    base, named = base_of(config_file), release_of(config)
-    release = {}
-    folder = os.path.join(base, named)
-    if named and os.path.isdir(folder):
-        release = {name: read(os.path.join(folder, name)) or "" for name in sorted(os.listdir(folder))}
-    try:
-        description = dict(json.loads(release.get("description.json", "{}")))
-    except ValueError:
-        description = {}
-    running = bool(build and master_of(build.pid_file))
-    serves = serving(wanted.management) if running else ""
-    names = {name.split()[1] for name in description if name.startswith("upstream ")}
-    return Observed(
+    build = host.build_of(program)
+    if build:
+        database = wanted.country.database if wanted.country else ""
+        build = replace(
+            build,
+            rules=all(os.path.exists(os.path.dirname(path)) for path in RULES),
+            databases=frozenset({database} if os.path.isfile(database) else ()),
+        )
+    addresses = {
+        server.host: host.address_of("upstreams[].servers[].address", server.name, server.host, server.port)
+        for upstream in wanted.upstreams
+        for server in upstream.servers
+    }
+    return host.observe(
         build,
-        config,
-        read(os.path.join(base, LAST_GOOD)),
-        addresses_of(wanted),
-        release,
-        description,
-        running,
-        serves,
-        silent(wanted, names) if serves else frozenset(),
+        wanted.management,
+        config_file,
+        addresses,
+        lambda facts: silent(wanted, {name.split()[1] for name in facts if name.startswith("upstream ")}),
     )

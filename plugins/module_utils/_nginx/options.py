@@ -6,13 +6,23 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import typing as t
 from dataclasses import replace
 
 from .._common.argspec import ArgumentSpec
 from .._common.errors import OptionError
+from .._common.nginx.options import (
+    HEADER,
+    NAME,
+    check_pem,
+    host_spec,
+    is_address,
+    networks,
+    once,
+    parse_host,
+    within,
+)
 from .model import (
     ALGORITHMS,
     MODSECURITY,
@@ -21,22 +31,18 @@ from .model import (
     Canary,
     Country,
     Limit,
-    Management,
     Server,
     Upstream,
     VirtualServer,
     Wanted,
 )
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 SERVER_NAME = re.compile(r"_|(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 PATH = re.compile(r"/[A-Za-z0-9._~%!&()*+,:@/?=-]*")
 HASH_KEY = re.compile(r"([A-Za-z0-9_.:/-]|\$[a-z][a-z0-9_]*|\$\{[a-z][a-z0-9_]*\})+")
-HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")
 COOKIE = re.compile(r"[A-Za-z0-9_]{1,64}")
 COUNTRY = re.compile(r"[A-Z]{2}")
-PEM = {"certificate": "-----BEGIN CERTIFICATE-----", "key": "PRIVATE KEY-----"}
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "SAMEORIGIN",
@@ -117,26 +123,13 @@ def config_spec() -> ArgumentSpec:
         "deny_countries": {"type": "list", "elements": "str", "default": []},
     }
     country = {"database": {"type": "path"}, "header": {"type": "str"}}
-    management = {
-        "address": {"type": "str", "default": "127.0.0.1"},
-        "port": {"type": "int", "default": 8181},
-        "allow": {"type": "list", "elements": "str", "default": []},
-    }
     return ArgumentSpec(
         {
             "upstreams": {"type": "list", "elements": "dict", "required": True, "options": upstream},
             "virtual_servers": {"type": "list", "elements": "dict", "required": True, "options": virtual},
-            "management": {"type": "dict", "options": management, "apply_defaults": True},
-            "trusted_proxies": {"type": "list", "elements": "str", "default": []},
-            "real_ip_header": {"type": "str", "default": "X-Forwarded-For"},
-            "user": {"type": "str", "default": "www-data"},
-            "worker_connections": {"type": "int", "default": 4096},
             "country": {"type": "dict", "options": country},
-            "program": {"type": "path", "default": "/usr/sbin/nginx"},
-            "config_file": {"type": "path", "default": "/etc/nginx/nginx.conf"},
-            "wait_s": {"type": "float", "default": 15.0},
         }
-    )
+    ).merge(host_spec())
 
 
 def parse_wanted(params: t.Mapping[str, t.Any]) -> Wanted:
@@ -150,7 +143,7 @@ def parse_wanted(params: t.Mapping[str, t.Any]) -> Wanted:
         raise OptionError("virtual_servers", [], "give at least one virtual server.")
     upstreams = _with_canaries(params["upstreams"], [_upstream(entry) for entry in params["upstreams"]])
     virtual = tuple(_virtual_server(entry) for entry in params["virtual_servers"])
-    _once("virtual_servers[].name", [one.name for one in virtual])
+    once("virtual_servers[].name", [one.name for one in virtual])
     named = {upstream.name for upstream in upstreams}
     for one in virtual:
         if one.upstream not in named:
@@ -168,9 +161,9 @@ def parse_wanted(params: t.Mapping[str, t.Any]) -> Wanted:
     ports = {one.port for one in virtual} | {one.redirect_port for one in virtual if one.redirect_port}
     for port in ports:
         there = [one for one in virtual if port in (one.port, one.redirect_port)]
-        _once("virtual_servers[].server_names", [name for one in there for name in one.server_names])
-    trusted = _networks("trusted_proxies", params["trusted_proxies"])
-    country = _country(params["country"], trusted) if params["country"] else None
+        once("virtual_servers[].server_names", [name for one in there for name in one.server_names])
+    host = parse_host(params, dict.fromkeys(ports, "a virtual server"))
+    country = _country(params["country"], host.trusted_proxies) if params["country"] else None
     for one in virtual:
         for option in ("allow_countries", "deny_countries"):
             if getattr(one, option) and not country:
@@ -178,29 +171,21 @@ def parse_wanted(params: t.Mapping[str, t.Any]) -> Wanted:
                 raise OptionError(
                     f"virtual_servers[].{option}", codes, "give 'country' too, which says where it is known from."
                 )
-    management = _management(params["management"], ports)
-    header = params["real_ip_header"]
-    if not HEADER.fullmatch(header):
-        raise OptionError("real_ip_header", header, "give the name of a header, such as X-Forwarded-For.")
-    if not NAME.fullmatch(params["user"]):
-        raise OptionError("user", params["user"], "give the name of a user of the host.")
-    _within("worker_connections", params["worker_connections"], 16, 1_000_000)
-    _within("wait_s", params["wait_s"], 1, 600)
     return Wanted(
         upstreams,
         virtual,
-        management,
-        trusted,
-        header,
-        params["user"],
-        params["worker_connections"],
+        host.management,
+        host.trusted_proxies,
+        host.real_ip_header,
+        host.user,
+        host.worker_connections,
         country,
     )
 
 
 def _with_canaries(given: t.Sequence[t.Mapping[str, t.Any]], upstreams: t.Sequence[Upstream]) -> tuple[Upstream, ...]:
     """Return the upstreams with their canaries; one whose servers are given becomes an upstream beside the others."""
-    _once("upstreams[].name", [upstream.name for upstream in upstreams])
+    once("upstreams[].name", [upstream.name for upstream in upstreams])
     known = {upstream.name: upstream for upstream in upstreams}
     found = []
     for entry, upstream in zip(given, upstreams, strict=True):
@@ -230,8 +215,8 @@ def _canary(given: t.Mapping[str, t.Any], upstream: Upstream) -> Canary:
         raise OptionError(
             "upstreams[].canary.servers", value, f"give the canary of {upstream.name} either servers or an upstream."
         )
-    _within("upstreams[].canary.percent", given["percent"], 0, 100)
-    _within("upstreams[].canary.cookie_ttl_s", given["cookie_ttl_s"], 0, 31_536_000)
+    within("upstreams[].canary.percent", given["percent"], 0, 100)
+    within("upstreams[].canary.cookie_ttl_s", given["cookie_ttl_s"], 0, 31_536_000)
     cookie = given["cookie"] or ""
     if cookie and (not COOKIE.fullmatch(cookie) or cookie == upstream.affinity_cookie):
         remedy = "give a name of letters, digits and underscores, other than that of the affinity."
@@ -282,13 +267,13 @@ def _upstream(given: t.Mapping[str, t.Any]) -> Upstream:
         ("max_ejected_percent", 0, 100),
         ("keepalive", 1, 10_000),
     ):
-        _within(f"upstreams[].{option}", given[option], least, most)
+        within(f"upstreams[].{option}", given[option], least, most)
     affinity = given["affinity"] or {"cookie": "", "ttl_s": 0}
     if given["affinity"] and not COOKIE.fullmatch(affinity["cookie"]):
         raise OptionError(
             "upstreams[].affinity.cookie", affinity["cookie"], "give a name of letters, digits and underscores."
         )
-    _within("upstreams[].affinity.ttl_s", affinity["ttl_s"], 0, 31_536_000)
+    within("upstreams[].affinity.ttl_s", affinity["ttl_s"], 0, 31_536_000)
     return Upstream(
         name,
         servers,
@@ -311,7 +296,7 @@ def _servers(given: t.Iterable[t.Mapping[str, t.Any]], name: str) -> tuple[Serve
     servers = tuple(_server(entry) for entry in given)
     if all(server.backup for server in servers):
         raise OptionError("upstreams[].servers", name, "give the upstream at least one server that is no backup.")
-    _once("upstreams[].servers[].address", [server.name for server in servers])
+    once("upstreams[].servers[].address", [server.name for server in servers])
     return servers
 
 
@@ -319,19 +304,12 @@ def _server(given: t.Mapping[str, t.Any]) -> Server:
     address = given["address"]
     host, _colon, port = address.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not port.isdecimal() or not 1 <= int(port) <= 65535 or not (HOST.fullmatch(host) or _is_address(bare, host)):
+    if not port.isdecimal() or not 1 <= int(port) <= 65535 or not (HOST.fullmatch(host) or is_address(bare, host)):
         raise OptionError(
             "upstreams[].servers[].address", address, "give HOST:PORT, an address of version 6 in square brackets."
         )
-    _within("upstreams[].servers[].weight", given["weight"], 1, 1000)
+    within("upstreams[].servers[].weight", given["weight"], 1, 1000)
     return Server(address, bare, int(port), given["weight"], given["backup"])
-
-
-def _is_address(bare: str, host: str) -> bool:
-    try:
-        return ipaddress.ip_address(bare).version == (6 if host.startswith("[") else 4)
-    except ValueError:
-        return False
 
 
 def _check(given: t.Mapping[str, t.Any]) -> ActiveCheck:
@@ -343,7 +321,7 @@ def _check(given: t.Mapping[str, t.Any]) -> ActiveCheck:
         ("fails", 1, 100),
         ("passes", 1, 100),
     ):
-        _within(f"upstreams[].active_check.{option}", given[option], least, most)
+        within(f"upstreams[].active_check.{option}", given[option], least, most)
     statuses = tuple(sorted(set(given["statuses"])))
     if not statuses or not all(100 <= status <= 599 for status in statuses):
         raise OptionError("upstreams[].active_check.statuses", given["statuses"], "give HTTP statuses from 100 to 599.")
@@ -363,15 +341,15 @@ def _check(given: t.Mapping[str, t.Any]) -> ActiveCheck:
 
 
 def _breaker(given: t.Mapping[str, t.Any]) -> Breaker:
-    _within("upstreams[].breaker.open_s", given["open_s"], 1, 3600)
-    _within("upstreams[].breaker.max_open_s", given["max_open_s"], given["open_s"], 3600)
-    _within("upstreams[].breaker.half_open_requests", given["half_open_requests"], 1, 1000)
+    within("upstreams[].breaker.open_s", given["open_s"], 1, 3600)
+    within("upstreams[].breaker.max_open_s", given["max_open_s"], given["open_s"], 3600)
+    within("upstreams[].breaker.half_open_requests", given["half_open_requests"], 1, 1000)
     return Breaker(given["open_s"], given["max_open_s"], given["half_open_requests"])
 
 
 def _virtual_server(given: t.Mapping[str, t.Any]) -> VirtualServer:
     name = _name("virtual_servers[].name", given["name"])
-    _within("virtual_servers[].port", given["port"], 1, 65535)
+    within("virtual_servers[].port", given["port"], 1, 65535)
     for one in given["server_names"]:
         if not SERVER_NAME.fullmatch(one):
             raise OptionError("virtual_servers[].server_names", one, "give names of hosts, *.NAME or _ for all others.")
@@ -379,10 +357,7 @@ def _virtual_server(given: t.Mapping[str, t.Any]) -> VirtualServer:
         raise OptionError("virtual_servers[].server_names", [], "give at least one name, or _ for all others.")
     tls = given["tls"] or {"certificate": "", "key": ""}
     if given["tls"]:
-        for part, mark in PEM.items():
-            if mark not in tls[part]:
-                shown = "********" if part == "key" else tls[part][:40]
-                raise OptionError(f"virtual_servers[].tls.{part}", shown, f"give the {part} of {name} in PEM format.")
+        check_pem("virtual_servers[].tls", name, tls)
     headers = {**HEADERS, **(dict([HSTS]) if given["tls"] else {})} if given["headers"] is None else given["headers"]
     for header, value in headers.items():
         if not HEADER.fullmatch(str(header)):
@@ -391,13 +366,13 @@ def _virtual_server(given: t.Mapping[str, t.Any]) -> VirtualServer:
             raise OptionError("virtual_servers[].headers", value, f"give {header} one line without a dollar sign.")
     limit = given["limit"]
     if limit:
-        _within("virtual_servers[].limit.requests_per_minute", limit["requests_per_minute"], 1, 1_000_000)
-        _within("virtual_servers[].limit.burst", limit["burst"], 0, 1_000_000)
+        within("virtual_servers[].limit.requests_per_minute", limit["requests_per_minute"], 1, 1_000_000)
+        within("virtual_servers[].limit.burst", limit["burst"], 0, 1_000_000)
     for option in ("connect_timeout_s", "send_timeout_s", "read_timeout_s"):
-        _within(f"virtual_servers[].{option}", given[option], 0.1, 3600)
+        within(f"virtual_servers[].{option}", given[option], 0.1, 3600)
     redirect = given["redirect_port"]
     if redirect is not None:
-        _within("virtual_servers[].redirect_port", redirect, 1, 65535)
+        within("virtual_servers[].redirect_port", redirect, 1, 65535)
         if not given["tls"]:
             raise OptionError(
                 "virtual_servers[].redirect_port",
@@ -418,8 +393,8 @@ def _virtual_server(given: t.Mapping[str, t.Any]) -> VirtualServer:
         tls["key"],
         tuple(sorted((str(header), str(value)) for header, value in headers.items())),
         Limit(limit["requests_per_minute"], limit["burst"], limit["dry_run"]) if limit else None,
-        _networks("virtual_servers[].allow", given["allow"]),
-        _networks("virtual_servers[].deny", given["deny"]),
+        networks("virtual_servers[].allow", given["allow"]),
+        networks("virtual_servers[].deny", given["deny"]),
         given["modsecurity"],
         given["connect_timeout_s"],
         given["send_timeout_s"],
@@ -429,28 +404,6 @@ def _virtual_server(given: t.Mapping[str, t.Any]) -> VirtualServer:
         _countries("virtual_servers[].allow_countries", given["allow_countries"]),
         _countries("virtual_servers[].deny_countries", given["deny_countries"]),
     )
-
-
-def _management(given: t.Mapping[str, t.Any], ports: t.Collection[int]) -> Management:
-    address = given["address"]
-    if not _is_address(address, address):
-        raise OptionError("management.address", address, "give an address of version 4 that the host has.")
-    if address == "0.0.0.0":
-        raise OptionError("management.address", address, "give one address of the host, not all of them.")
-    _within("management.port", given["port"], 1, 65535)
-    if given["port"] in ports:
-        raise OptionError("management.port", given["port"], "a virtual server has this port; give another one.")
-    return Management(address, given["port"], _networks("management.allow", given["allow"]))
-
-
-def _networks(option: str, given: t.Iterable[str]) -> tuple[str, ...]:
-    found = []
-    for one in given:
-        try:
-            found.append(str(ipaddress.ip_network(one)))
-        except ValueError as error:
-            raise OptionError(option, one, "give an address or a network, such as 192.0.2.0/24.") from error
-    return tuple(sorted(set(found)))
 
 
 def _countries(option: str, given: t.Iterable[str]) -> tuple[str, ...]:
@@ -464,15 +417,3 @@ def _name(option: str, name: str) -> str:
     if not NAME.fullmatch(name):
         raise OptionError(option, name, "give up to 64 letters, digits, dots, dashes and underscores.")
     return name
-
-
-def _within(option: str, value: float, least: float, most: float) -> None:
-    # a value that is no number is in no range
-    if not least <= value <= most:
-        raise OptionError(option, value, f"give a number from {least:g} to {most:g}.")
-
-
-def _once(option: str, names: t.Sequence[t.Any]) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise OptionError(option, name, "it is there twice; give each once.")

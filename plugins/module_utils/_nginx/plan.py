@@ -2,58 +2,46 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # **PRIVATE** to the collection: may change at any time without notice.
-"""What has to be done to a load balancer, as a pure function of what is and what should be."""
+"""What a load balancer needs of the installed nginx, and which of its upstreams have to answer."""
 
 from __future__ import annotations
 
-import re
 import typing as t
 
-from .._common.errors import HeadroomError, OptionError
-from .model import Build, Observed, Step, Wanted
-from .render import COUNTRY_MODULE, LUA_MODULES, MODSECURITY_MODULE, needs_lua
-
-PACKAGES = {
-    "ndk_http_module": "libnginx-mod-http-ndk",
-    "ngx_http_lua_module": "libnginx-mod-http-lua",
-    MODSECURITY_MODULE: "libnginx-mod-http-modsecurity",
-    COUNTRY_MODULE: "libnginx-mod-http-geoip2",
-}
-FOREIGN = {"configuration": "not written by headroom.scale"}
+from .._common.nginx.model import Build, Observed
+from .._common.nginx.plan import LUA_MODULES, before, changes, lacking, refuse
+from .model import Wanted
+from .render import COUNTRY_MODULE, MODSECURITY_MODULE, needs_lua
 
 
 def missing(wanted: Wanted, build: Build) -> list[tuple[str, str, str]]:
     """Return (option, value, remedy) for each thing that is asked for and that the installed nginx cannot do."""
     found = []
-
-    def lacks(modules: t.Iterable[str]) -> list[str]:
-        return [f"{name} (package {PACKAGES[name]})" for name in modules if f"{name}.so" not in build.modules]
-
     for upstream in wanted.upstreams:
-        reasons, lacking = needs_lua(upstream), lacks(LUA_MODULES)
-        if reasons and lacking:
-            remedy = f"{', '.join(reasons)} need {', '.join(lacking)}, which this nginx lacks: install that, or leave them out."
+        reasons, lacks = needs_lua(upstream), lacking(build, LUA_MODULES)
+        if reasons and lacks:
+            remedy = f"{', '.join(reasons)} need {', '.join(lacks)}, which this nginx lacks: install that, or leave them out."
             if reasons == ["runtime"]:
-                remedy = f"runtime needs {', '.join(lacking)}, which this nginx lacks: install that, or set runtime to false."
+                remedy = (
+                    f"runtime needs {', '.join(lacks)}, which this nginx lacks: install that, or set runtime to false."
+                )
             found.append(("upstreams[].name", upstream.name, remedy))
     for one in wanted.virtual_servers:
         if one.modsecurity != "off":
-            lacking = lacks([MODSECURITY_MODULE]) + (
+            lacks = lacking(build, [MODSECURITY_MODULE]) + (
                 [] if build.rules else ["the OWASP rules (package modsecurity-crs)"]
             )
-            if lacking:
-                remedy = f"it needs {', '.join(lacking)}, which this host lacks: install that, or set it to off."
+            if lacks:
+                remedy = f"it needs {', '.join(lacks)}, which this host lacks: install that, or set it to off."
                 found.append(("virtual_servers[].modsecurity", one.modsecurity, remedy))
         if one.certificate:
             for argument in ("--with-http_ssl_module", "--with-http_v2_module"):
                 if argument not in build.arguments:
                     found.append(("virtual_servers[].tls", one.name, f"this nginx was built without {argument[2:]}."))
     if wanted.country and wanted.country.database:
-        lacking = lacks([COUNTRY_MODULE])
-        if lacking:
-            remedy = (
-                f"it needs {lacking[0]}, which this nginx lacks: install that, or give a header of a trusted proxy."
-            )
+        lacks = lacking(build, [COUNTRY_MODULE])
+        if lacks:
+            remedy = f"it needs {lacks[0]}, which this nginx lacks: install that, or give a header of a trusted proxy."
             found.append(("country.database", wanted.country.database, remedy))
         if wanted.country.database not in build.databases:
             remedy = "this host has no such file: put a database of countries in MMDB format there first."
@@ -69,83 +57,10 @@ def refuse_missing(wanted: Wanted, build: Build) -> None:
 
     :raises OptionError: naming the first option, and all of them in its ``errors``.
     """
-    errors = [OptionError(*one) for one in missing(wanted, build)]
-    if errors:
-        errors[0].result = {"errors": [error.as_dict() for error in errors[1:]]}
-        raise errors[0]
-
-
-def plan(
-    now: Observed, files: t.Mapping[str, str], release: str, config_file: str, then: t.Mapping[str, str]
-) -> tuple[Step, ...]:
-    """Return the steps from what was observed to what is wanted; none when it is so already.
-
-    :param files: what the release consists of.
-    :param then: what is declared, one fact a name.
-    """
-    steps = changes(before(now), then)
-    if now.config != files["nginx.conf"] and not steps:
-        steps.append(Step("write", config_file, "it is not as this version of the collection writes it"))
-    elif now.config == files["nginx.conf"] and dict(now.release) != dict(files):
-        steps.append(Step("write", f"release {release}", "its files are missing or others"))
-    if not now.running:
-        steps.append(Step("start", "nginx", "it does not run"))
-    elif steps or now.serving != release:
-        serving = f"it serves release {now.serving}" if now.serving else "it serves another configuration"
-        steps.append(Step("reload", "nginx", "its configuration changes" if steps else serving))
-    return tuple(steps)
-
-
-def before(now: Observed) -> dict[str, str]:
-    """Return the facts of the configuration that is there."""
-    if now.config is None:
-        return {}
-    return dict(now.description) or dict(FOREIGN)
-
-
-def changes(was: t.Mapping[str, str], then: t.Mapping[str, str]) -> list[Step]:
-    """Return one step for each fact that changes."""
-    steps = []
-    for name in sorted({*was, *then}):
-        if name not in was:
-            steps.append(Step("add", name, then[name]))
-        elif name not in then:
-            steps.append(Step("remove", name, was[name]))
-        elif was[name] != then[name]:
-            steps.append(Step("change", name, f"{was[name]} -> {then[name]}"))
-    return steps
-
-
-def shown(facts: t.Mapping[str, str]) -> str:
-    """Return facts as the diff has them."""
-    return "".join(f"{name}: {value}\n" for name, value in sorted(facts.items()))
-
-
-def release_of(config: str | None) -> str:
-    """Return the release that a configuration names, or nothing."""
-    found = re.search(r"^# release .*/([0-9a-f]{16})$", config or "", re.MULTILINE)
-    return found[1] if found else ""
+    refuse(missing(wanted, build))
 
 
 def excused(now: Observed, then: t.Mapping[str, str]) -> frozenset[str]:
     """Return the upstreams that need not answer: they did not before, and nothing of them changes."""
     touched = {step.object.split()[1] for step in changes(before(now), then) if step.object.startswith("upstream ")}
     return now.silent - touched
-
-
-def parse_build(text: str) -> Build:
-    """Return what ``nginx -V`` says.
-
-    :raises HeadroomError: when it is not the answer of nginx.
-    """
-    version = re.search(r"nginx version: \S*?/(\d+)\.(\d+)\.(\d+)", text)
-    arguments = re.search(r"configure arguments: (.*)", text)
-    if not version:
-        raise HeadroomError(f"Failed to read the version of nginx: it said {text[:200]!r}. Give the program of nginx.")
-    words = dict(word.partition("=")[::2] for word in (arguments[1] if arguments else "").split())
-    return Build(
-        tuple(map(int, version.groups())),
-        frozenset(words),
-        words.get("--modules-path", "/usr/lib/nginx/modules"),
-        words.get("--pid-path", "/run/nginx.pid"),
-    )

@@ -6,30 +6,34 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import typing as t
 
+from .._common.nginx.model import Build
+from .._common.nginx.plan import LUA_MODULES
+from .._common.nginx.render import (
+    HEADER,
+    RELEASE,
+    address,
+    digest,
+    http_common,
+    indent,
+    listed,
+    listen_tls,
+    literal,
+    management_start,
+    milliseconds,
+    named,
+    quote,
+    start,
+)
 from .balancer import LUA
-from .model import ActiveCheck, Breaker, Build, Country, Limit, Upstream, VirtualServer, Wanted
+from .model import ActiveCheck, Breaker, Country, Limit, Upstream, VirtualServer, Wanted
 
-HEADER = "# Written by headroom.scale: changes made by hand are replaced."
-RELEASE = "@RELEASE@"
-LUA_MODULES = ("ndk_http_module", "ngx_http_lua_module")
 MODSECURITY_MODULE = "ngx_http_modsecurity_module"
 COUNTRY_MODULE = "ngx_http_geoip2_module"
 RULES = ("/etc/modsecurity/crs/crs-setup.conf", "/usr/share/modsecurity-crs/rules/*.conf")
-CIPHERS = ":".join(
-    (
-        "ECDHE-ECDSA-AES128-GCM-SHA256",
-        "ECDHE-RSA-AES128-GCM-SHA256",
-        "ECDHE-ECDSA-AES256-GCM-SHA384",
-        "ECDHE-RSA-AES256-GCM-SHA384",
-        "ECDHE-ECDSA-CHACHA20-POLY1305",
-        "ECDHE-RSA-CHACHA20-POLY1305",
-    )
-)
 NATIVE = {
     "round_robin": "",
     "least_conn": "least_conn;",
@@ -64,8 +68,8 @@ def facts(wanted: Wanted) -> dict[str, str]:
     """Return what is declared, one fact a name, without secrets: what is compared and shown."""
     found: dict[str, t.Any] = {
         "management address": f"{wanted.management.address}:{wanted.management.port}",
-        "management allow": _list(wanted.management.allow),
-        "trusted proxies": _list(wanted.trusted_proxies),
+        "management allow": listed(wanted.management.allow),
+        "trusted proxies": listed(wanted.trusted_proxies),
         "real ip header": wanted.real_ip_header,
         "user": wanted.user,
         "worker connections": wanted.worker_connections,
@@ -89,7 +93,7 @@ def facts(wanted: Wanted) -> dict[str, str]:
         if check:
             found[f"{start} active check"] = (
                 f"{check.path} every {check.interval_s:g} s within {check.timeout_s:g} s, {check.fails} out, {check.passes} in, "
-                f"status {_list(check.statuses)}"
+                f"status {listed(check.statuses)}"
                 + (f", body with {check.body!r}" if check.body else "")
                 + (f", host {check.host}" if check.host else "")
             )
@@ -111,11 +115,11 @@ def facts(wanted: Wanted) -> dict[str, str]:
     for one in wanted.virtual_servers:
         start = f"virtual server {one.name}"
         found[f"{start} port"] = one.port
-        found[f"{start} names"] = _list(one.server_names)
+        found[f"{start} names"] = listed(one.server_names)
         found[f"{start} upstream"] = one.upstream
         if one.certificate:
-            found[f"{start} certificate"] = f"sha256 {_digest(one.certificate)}"
-            found[f"{start} key"] = f"sha256 {_digest(one.key)}"
+            found[f"{start} certificate"] = f"sha256 {digest(one.certificate)}"
+            found[f"{start} key"] = f"sha256 {digest(one.key)}"
         for name, value in one.headers:
             found[f"{start} header {name}"] = value
         if one.limit:
@@ -124,27 +128,19 @@ def facts(wanted: Wanted) -> dict[str, str]:
             )
         for name, networks in (("allow", one.allow), ("deny", one.deny)):
             if networks:
-                found[f"{start} {name}"] = _list(networks)
+                found[f"{start} {name}"] = listed(networks)
         if one.ipv6:
             found[f"{start} ipv6"] = "yes"
         if one.redirect_port:
             found[f"{start} redirect port"] = one.redirect_port
         for name, countries in (("allow", one.allow_countries), ("deny", one.deny_countries)):
             if countries:
-                found[f"{start} {name} countries"] = _list(countries)
+                found[f"{start} {name} countries"] = listed(countries)
         found[f"{start} modsecurity"] = one.modsecurity
         found[f"{start} timeouts"] = (
             f"connect {one.connect_timeout_s:g}, send {one.send_timeout_s:g}, read {one.read_timeout_s:g} s"
         )
     return {name: str(value) for name, value in found.items()}
-
-
-def _list(values: t.Iterable[t.Any]) -> str:
-    return ", ".join(map(str, values)) or "none"
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def render(wanted: Wanted, build: Build, addresses: t.Mapping[str, str], base: str) -> tuple[str, dict[str, str]]:
@@ -164,27 +160,7 @@ def render(wanted: Wanted, build: Build, addresses: t.Mapping[str, str], base: s
             files[f"{one.name}.key"] = one.key
     for mode in sorted({one.modsecurity for one in wanted.virtual_servers} - {"off"}):
         files[f"modsecurity-{mode}.conf"] = _modsecurity(mode)
-    release = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
-    return release, {name: text.replace(RELEASE, f"{base}/{release}") for name, text in files.items()}
-
-
-def literal(value: t.Any) -> str:
-    """Return a value as Lua writes it."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return f"{value:.17g}"
-    if isinstance(value, str):
-        return '"' + "".join(c if c.isalnum() and c.isascii() else _escaped(c) for c in value) + '"'
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{name} = {literal(one)}" for name, one in value.items() if one is not None) + "}"
-    return "{" + ", ".join(map(literal, value)) + "}"
-
-
-def _escaped(character: str) -> str:
-    if character in " .:/-_$?=&%*,+@":
-        return character
-    return "".join(f"\\{byte:03d}" for byte in character.encode())
+    return named(files, base)
 
 
 def _described(upstream: Upstream, addresses: t.Mapping[str, str]) -> dict[str, t.Any]:
@@ -244,51 +220,29 @@ def _config(wanted: Wanted, build: Build, addresses: t.Mapping[str, str]) -> str
         *((COUNTRY_MODULE,) if wanted.country and wanted.country.database else ()),
     ]
     lines = [
-        HEADER,
-        f"# release {RELEASE}",
-        f"user {wanted.user};",
-        "worker_processes auto;",
-        # without a bound, each reload leaves workers that wait for their last long connection
-        "worker_shutdown_timeout 600s;",
-        f"pid {build.pid_file};",
-        "error_log /var/log/nginx/error.log warn;",
-        *(f"load_module {build.modules_directory}/{name}.so;" for name in modules),
-        f"events {{ worker_connections {wanted.worker_connections}; }}",
+        *start(build, wanted.user, wanted.worker_connections, modules),
         "http {",
-        *_indent(_http(wanted, lua)),
+        *indent(_http(wanted, lua)),
     ]
     for upstream in wanted.upstreams:
-        lines += _indent(_upstream(upstream, addresses))
+        lines += indent(_upstream(upstream, addresses))
     seen: set[str] = set()
     for number, one in enumerate(wanted.virtual_servers):
-        lines += _indent(_virtual_server(one, wanted, build, number, seen))
+        lines += indent(_virtual_server(one, wanted, build, number, seen))
         if one.redirect_port:
-            lines += _indent(_redirect(one, seen))
-    lines += _indent(_management(wanted, lua))
+            lines += indent(_redirect(one, seen))
+    lines += indent(_management(wanted, lua))
     return "\n".join([*lines, "}"]) + "\n"
-
-
-def _indent(lines: t.Iterable[str]) -> list[str]:
-    return [f"    {line}" for line in lines]
 
 
 def _http(wanted: Wanted, lua: bool) -> list[str]:
     lines = [
         "include /etc/nginx/mime.types;",
         "default_type application/octet-stream;",
-        "server_tokens off;",
-        "sendfile on;",
-        "tcp_nopush on;",
-        "server_names_hash_bucket_size 128;",
-        "log_format headroom '$remote_addr - $remote_user [$time_iso8601] \"$request\" $status $body_bytes_sent '",
-        '    \'"$http_referer" "$http_user_agent" upstream=$upstream_addr status=$upstream_status seconds=$request_time\';',
-        "access_log /var/log/nginx/access.log headroom;",
+        *http_common(wanted.trusted_proxies, wanted.real_ip_header),
         "map $http_upgrade $headroom_connection { default upgrade; '' ''; }",
         "limit_req_status 429;",
     ]
-    if wanted.trusted_proxies:
-        lines += [f"set_real_ip_from {network};" for network in wanted.trusted_proxies]
-        lines += [f"real_ip_header {wanted.real_ip_header};", "real_ip_recursive on;"]
     for one in wanted.virtual_servers:
         if one.limit:
             lines.append(
@@ -345,31 +299,17 @@ def _upstream(upstream: Upstream, addresses: t.Mapping[str, str]) -> list[str]:
         # nginx counts this time in whole seconds
         passive = f"max_fails={upstream.max_fails} fail_timeout={math.ceil(upstream.fail_timeout_s)}s"
         for server in upstream.servers:
-            address = _address(addresses.get(server.host, server.host), server.port)
-            lines.append(f"    server {address} weight={server.weight} {passive}{' backup' if server.backup else ''};")
+            where = address(addresses.get(server.host, server.host), server.port)
+            lines.append(f"    server {where} weight={server.weight} {passive}{' backup' if server.backup else ''};")
     return [*lines, f"    keepalive {upstream.keepalive};", "}"]
 
 
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _ms(seconds: float) -> str:
-    return f"{round(seconds * 1000)}ms"
-
-
-def quote(text: str) -> str:
-    """Return a text as one word of the configuration."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _listen(port: int, ipv6: bool, options: str, seen: set[str]) -> list[str]:
+def _sockets(port: int, ipv6: bool, seen: set[str]) -> list[str]:
     """Return where a server listens; the first one of a socket also gets what is meant for no other."""
-    lines = []
-    for socket in (f"{port}", f"[::]:{port}")[: 2 if ipv6 else 1]:
-        lines.append(f"    listen {socket}{options}{'' if socket in seen else ' default_server'};")
-        seen.add(socket)
-    return lines
+    sockets = (f"{port}", f"[::]:{port}")[: 2 if ipv6 else 1]
+    found = [f"{socket}{'' if socket in seen else ' default_server'}" for socket in sockets]
+    seen.update(sockets)
+    return found
 
 
 def _redirect(one: VirtualServer, seen: set[str]) -> list[str]:
@@ -377,7 +317,7 @@ def _redirect(one: VirtualServer, seen: set[str]) -> list[str]:
     return [
         "server {",
         f"    server_name {' '.join(one.server_names)};",
-        *_listen(one.redirect_port, one.ipv6, "", seen),
+        *(f"    listen {socket};" for socket in _sockets(one.redirect_port, one.ipv6, seen)),
         f"    return 308 https://$host{port}$request_uri;",
         "}",
     ]
@@ -387,22 +327,9 @@ def _virtual_server(one: VirtualServer, wanted: Wanted, build: Build, number: in
     upstream = next(upstream for upstream in wanted.upstreams if upstream.name == one.upstream)
     lines = ["server {", f"    server_name {' '.join(one.server_names)};"]
     if one.certificate:
-        # a directive of its own since 1.25.1, an option of listen before
-        modern = build.version >= (1, 25, 1)
-        lines += _listen(one.port, one.ipv6, f" ssl{'' if modern else ' http2'}", seen)
-        lines += ["    http2 on;"] if modern else []
-        lines += [
-            f"    ssl_certificate {RELEASE}/{one.name}.crt;",
-            f"    ssl_certificate_key {RELEASE}/{one.name}.key;",
-            "    ssl_protocols TLSv1.2 TLSv1.3;",
-            f"    ssl_ciphers {CIPHERS};",
-            "    ssl_prefer_server_ciphers off;",
-            "    ssl_session_cache shared:headroom_tls:10m;",
-            "    ssl_session_timeout 1d;",
-            "    ssl_session_tickets off;",
-        ]
+        lines += indent(listen_tls(build, _sockets(one.port, one.ipv6, seen), "", f"{RELEASE}/{one.name}"))
     else:
-        lines += _listen(one.port, one.ipv6, "", seen)
+        lines += [f"    listen {socket};" for socket in _sockets(one.port, one.ipv6, seen)]
     lines += [f"    add_header {name} {quote(value)} always;" for name, value in one.headers]
     if one.allow_countries or one.deny_countries:
         lines.append(f"    if ($headroom_refused_{number}) {{ return 403; }}")
@@ -414,7 +341,7 @@ def _virtual_server(one: VirtualServer, wanted: Wanted, build: Build, number: in
     if one.modsecurity != "off":
         lines += ["    modsecurity on;", f"    modsecurity_rules_file {RELEASE}/modsecurity-{one.modsecurity}.conf;"]
     lines += ["    location / {"]
-    lines += _indent(_indent(_proxy(upstream, one)))
+    lines += indent(indent(_proxy(upstream, one)))
     return [*lines, "    }", "}"]
 
 
@@ -439,9 +366,9 @@ def _proxy(upstream: Upstream, one: VirtualServer) -> list[str]:
         "proxy_set_header X-Forwarded-For $remote_addr;",
         "proxy_set_header X-Forwarded-Proto $scheme;",
         "proxy_set_header X-Forwarded-Host $host;",
-        f"proxy_connect_timeout {_ms(one.connect_timeout_s)};",
-        f"proxy_send_timeout {_ms(one.send_timeout_s)};",
-        f"proxy_read_timeout {_ms(one.read_timeout_s)};",
+        f"proxy_connect_timeout {milliseconds(one.connect_timeout_s)};",
+        f"proxy_send_timeout {milliseconds(one.send_timeout_s)};",
+        f"proxy_read_timeout {milliseconds(one.read_timeout_s)};",
         "proxy_next_upstream error timeout;",
         "proxy_next_upstream_tries 3;",
     ]
@@ -456,20 +383,7 @@ def _key(upstream: Upstream) -> list[str]:
 
 
 def _management(wanted: Wanted, lua: bool) -> list[str]:
-    one = wanted.management
-    allowed = sorted({"127.0.0.1/32", f"{one.address}/32", *one.allow})
-    lines = [
-        "server {",
-        f"    listen {one.address}:{one.port};",
-        "    server_name headroom-management;",
-        "    access_log off;",
-        *(f"    allow {network};" for network in allowed),
-        "    deny all;",
-        # who asks is who connects: a header of a trusted proxy opens nothing here
-        *(["    set_real_ip_from unix:;"] if wanted.trusted_proxies else []),
-        "    default_type text/plain;",
-        f'    location = /release {{ return 200 "{RELEASE}\\n"; }}',
-    ]
+    lines = management_start(wanted.management, bool(wanted.trusted_proxies))
     if lua:
         lines += [
             "    location = /upstreams { content_by_lua_block { headroom.show() } }",
@@ -483,7 +397,7 @@ def _management(wanted: Wanted, lua: bool) -> list[str]:
         probe = probe_of(upstream)
         lines += [
             f"    location = /probe/{upstream.name} {{",
-            *_indent(_indent(_key(upstream))),
+            *indent(indent(_key(upstream))),
             f"        proxy_pass http://{upstream.name}{probe.path};",
             "        proxy_http_version 1.1;",
             f"        proxy_set_header Host {quote(probe.host or upstream.name)};",

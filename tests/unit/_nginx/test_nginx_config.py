@@ -12,26 +12,20 @@ import typing as t
 
 import pytest
 from ansible_collections.headroom.scale.plugins.module_utils._common.errors import OptionError
-from ansible_collections.headroom.scale.plugins.module_utils._nginx.model import Build, Observed, Step, Wanted
-from ansible_collections.headroom.scale.plugins.module_utils._nginx.options import config_spec, parse_wanted
-from ansible_collections.headroom.scale.plugins.module_utils._nginx.plan import (
+from ansible_collections.headroom.scale.plugins.module_utils._common.nginx.model import Build, Observed, Step
+from ansible_collections.headroom.scale.plugins.module_utils._common.nginx.plan import (
     before,
     changes,
-    excused,
-    missing,
     parse_build,
     plan,
-    refuse_missing,
     release_of,
     shown,
 )
-from ansible_collections.headroom.scale.plugins.module_utils._nginx.render import (
-    facts,
-    literal,
-    needs_lua,
-    quote,
-    render,
-)
+from ansible_collections.headroom.scale.plugins.module_utils._common.nginx.render import literal, quote
+from ansible_collections.headroom.scale.plugins.module_utils._nginx.model import Wanted
+from ansible_collections.headroom.scale.plugins.module_utils._nginx.options import config_spec, parse_wanted
+from ansible_collections.headroom.scale.plugins.module_utils._nginx.plan import excused, missing, refuse_missing
+from ansible_collections.headroom.scale.plugins.module_utils._nginx.render import facts, needs_lua, render
 from balancers.world import filled
 from hypothesis import given
 from hypothesis import strategies as st
@@ -296,7 +290,7 @@ def test_http_2_is_asked_for_as_each_version_knows_it() -> None:
     what = virtual(port=443, tls=PEM)
     assert "http2 on;" in rendered(what)["nginx.conf"]
     old = rendered(what, dataclasses.replace(BUILD, version=(1, 22, 1)))["nginx.conf"]
-    assert "listen 443 ssl http2 default_server;" in old
+    assert "listen 443 default_server ssl http2;" in old
     assert "http2 on;" not in old
 
 

@@ -14,9 +14,9 @@ import typing as t
 
 import pytest
 from ansible_collections.headroom.scale.plugins.module_utils._common.errors import HeadroomError, OptionError
+from ansible_collections.headroom.scale.plugins.module_utils._common.nginx.observe import ask
 from ansible_collections.headroom.scale.plugins.module_utils._nginx.fleet.converge import converge, parse_fleet
 from ansible_collections.headroom.scale.plugins.module_utils._nginx.fleet.plan import Wanted, after, plan, shown
-from ansible_collections.headroom.scale.plugins.module_utils._nginx.observe import ask
 from hypothesis import given
 from hypothesis import strategies as st
 

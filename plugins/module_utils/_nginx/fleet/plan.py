@@ -10,7 +10,7 @@ import typing as t
 from dataclasses import dataclass
 
 from ..._common.errors import OptionError
-from ..model import Step
+from ..._common.nginx.model import Step
 
 Server = t.Mapping[str, t.Any]
 # balancer to what it says of its upstreams

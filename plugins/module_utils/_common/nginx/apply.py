@@ -16,13 +16,14 @@ import time
 import typing as t
 from dataclasses import dataclass
 
-from .._common.errors import HeadroomError
-from .._common.files import write_file
-from .model import Observed, Wanted
-from .observe import LAST_GOOD, base_of, master_of, serving, silent, workers_of
+from ..errors import HeadroomError
+from ..files import write_file
+from .model import Management, Observed
+from .observe import LAST_GOOD, base_of, master_of, serving, workers_of
 from .plan import release_of
 
 ERROR_LOG = "/var/log/nginx/error.log"
+SYSTEMD = "/run/systemd/system"
 COMMAND_S = 60
 POLL_S = 0.1
 
@@ -31,15 +32,16 @@ POLL_S = 0.1
 class Target:
     """What is to be in force, and where."""
 
-    wanted: Wanted
+    management: Management
     release: str
     files: t.Mapping[str, str]
     program: str
     config_file: str
     pid_file: str
     wait_s: float
-    # upstreams that need not answer
-    excused: frozenset[str] = frozenset()
+    # what has to answer a probe and does not, and what such a thing is called
+    silent: t.Callable[[], t.Collection[str]]
+    probed: str
 
     @property
     def base(self) -> str:
@@ -139,7 +141,7 @@ def _switch(target: Target) -> str | None:
     deadline = time.monotonic() + target.wait_s
     while True:
         new = workers_of(master_of(target.pid_file)) - old
-        if new and serving(target.wanted.management) == target.release:
+        if new and serving(target.management) == target.release:
             break
         problem = _logged(log_bytes)
         if problem or time.monotonic() > deadline:
@@ -147,10 +149,9 @@ def _switch(target: Target) -> str | None:
                 f": nginx says {problem!r}" if problem else ""
             )
         time.sleep(POLL_S)
-    names = {upstream.name for upstream in target.wanted.upstreams} - target.excused
-    while quiet := silent(target.wanted, names):
+    while quiet := target.silent():
         if time.monotonic() > deadline:
-            return f"upstream {', '.join(sorted(quiet))} does not answer a probe"
+            return f"{target.probed} {', '.join(sorted(quiet))} does not answer a probe"
         time.sleep(POLL_S)
     return None
 
@@ -191,13 +192,13 @@ def prune(base: str, keep: t.Collection[str]) -> None:
 
 
 def _start(target: Target) -> str | None:
-    if os.path.isdir("/run/systemd/system"):
+    if os.path.isdir(SYSTEMD):
         return _run(["systemctl", "start", "nginx"])
     return _run([target.program, "-c", target.config_file])
 
 
 def _stop(target: Target, master: int) -> None:
-    if os.path.isdir("/run/systemd/system"):
+    if os.path.isdir(SYSTEMD):
         _run(["systemctl", "stop", "nginx"])
         return
     os.kill(master, signal.SIGQUIT)

@@ -1,0 +1,138 @@
+# Copyright: headroom.scale contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# **PRIVATE** to the collection: may change at any time without notice.
+"""The run of ``nginx_edge``: observed, planned, put in force and looked at again."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import typing as t
+
+from ..._common.errors import HeadroomError, OptionError
+from ..._common.nginx.apply import Target, check_aside, put_in_force
+from ..._common.nginx.model import Build, Observed
+from ..._common.nginx.observe import address_of, answers, base_of, build_of, observe, silent_of
+from ..._common.nginx.plan import LUA_MODULES, before, changes, lacking, plan, refuse, shown
+from .model import Edge
+from .options import parse_edge
+from .render import facts, render
+
+
+def converge(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
+    """Bring the nginx of this host to what is declared; return the module's result."""
+    edge = parse_edge(params)
+    program, config_file = params["program"], params["config_file"]
+    found = build_of(program)
+    if found is None and not check_mode:
+        raise HeadroomError(f"Failed to find nginx at {program}. Install it, or name its program in 'program'.")
+    addresses = {
+        one.domain_name: address_of(f"origins[{index}].domain_name", one.domain_name, one.domain_name, one.https_port)
+        for index, one in enumerate(edge.cdn.origins)
+    }
+    declared = {origin.name for origin in edge.cdn.origins}
+    now = observe(
+        found,
+        edge.host.management,
+        config_file,
+        addresses,
+        lambda was: silent(edge, {name.split()[1] for name in was if name.startswith("origin ")} & declared),
+    )
+    # where nothing is installed yet, check mode takes nginx to be as the distribution has it
+    build = found or Build((1, 26, 0), frozenset(), "/usr/lib/nginx/modules", "/run/nginx.pid")
+    if found:
+        refuse(missing(edge, build))
+    base, then = base_of(config_file), facts(edge)
+    release, files = render(edge, build, addresses, base)
+    steps = plan(now, files, release, config_file, then)
+    result = {
+        "changed": bool(steps),
+        "release": release,
+        "region": edge.region,
+        "plan": [step.as_dict() for step in steps],
+        "nginx_version": ".".join(map(str, build.version)) if found else "",
+        "silent": sorted(now.silent),
+        "diff": {
+            "before": shown(before(now)),
+            "after": shown(then),
+            "before_header": config_file,
+            "after_header": config_file,
+        },
+    }
+    try:
+        if check_mode:
+            # a certificate that is to be made before the run is not there to be checked
+            if steps and found and (not edge.certificate or "-----END" in edge.certificate):
+                check_aside(program, functools.partial(_aside, edge, build, addresses))
+        elif steps:
+            _make_directory(edge)
+            asked = declared - excused(now, then)
+            put_in_force(
+                Target(
+                    edge.host.management,
+                    release,
+                    files,
+                    program,
+                    config_file,
+                    build.pid_file,
+                    params["wait_s"],
+                    lambda: silent(edge, asked),
+                    "origin",
+                ),
+                now,
+            )
+    except HeadroomError as error:
+        error.result = {"changed": False, **error.result, "plan": result["plan"], "diff": result["diff"]}
+        raise
+    return result
+
+
+def missing(edge: Edge, build: Build) -> list[tuple[str, str, str]]:
+    """Return (option, value, remedy) for each thing that is asked for and that the installed nginx cannot do."""
+    found = []
+    lacks = lacking(build, LUA_MODULES)
+    if lacks:
+        found.append(("program", build.modules_directory, f"an edge needs {', '.join(lacks)}, which this nginx lacks."))
+    needed = {"tls": "--with-http_ssl_module"} if edge.certificate else {}
+    if edge.certificate and edge.cdn.http_version == "http2":
+        needed["http_version"] = "--with-http_v2_module"
+    if edge.host.trusted_proxies:
+        needed["trusted_proxies"] = "--with-http_realip_module"
+    for option, argument in needed.items():
+        if argument not in build.arguments:
+            found.append((option, edge.cdn.name, f"this nginx was built without {argument[2:]}."))
+    return found
+
+
+def silent(edge: Edge, names: t.Collection[str]) -> frozenset[str]:
+    """Return those of the named origins that do not answer, or with nothing but errors of their own."""
+    return silent_of(names, lambda name: answers(edge.host.management, name, range(100, 500)))
+
+
+def excused(now: Observed, then: t.Mapping[str, str]) -> frozenset[str]:
+    """Return the origins that need not answer: they did not before, and nothing of them changes."""
+    touched = {step.object.split()[1] for step in changes(before(now), then) if step.object.startswith("origin ")}
+    return now.silent - touched
+
+
+def _aside(edge: Edge, build: Build, addresses: t.Mapping[str, str], base: str) -> tuple[str, dict[str, str]]:
+    """Render for a place aside, with a cache of its own: a check shall not make the one that is declared."""
+    directory = os.path.join(base, "cache")
+    os.mkdir(directory)
+    return render(edge, build, addresses, base, directory)
+
+
+def _make_directory(edge: Edge) -> None:
+    """Make the directory in which nginx keeps answers and notes purges."""
+    directory = edge.cache.directory
+    try:
+        os.makedirs(directory, mode=0o755, exist_ok=True)
+        shutil.chown(directory, edge.host.user)
+    except LookupError as error:
+        raise OptionError("user", edge.host.user, "give the name of a user of the host.") from error
+    except OSError as error:
+        raise HeadroomError(
+            f"Failed to make {directory}: {error.strerror}. Run the task as root, or give another cache.directory."
+        ) from error
