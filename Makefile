@@ -44,7 +44,7 @@ test: setup  ## Run everything that must pass: lint, sanity, unit, molecule
 lint: setup docs  ## ansible-lint (production profile), ruff, changelog fragments, documentation
 	@status=0; \
 	for check in "ruff check --output-format concise" "ruff format --check --output-format concise" \
-		"shellcheck .ci/run tools/build tools/run-stages tools/sanity tools/setup" \
+		"shellcheck .ci/run tools/build tools/run-stages tools/sanity tools/setup tools/unpack-nginx" \
 		"antsibull-changelog lint" "ansible-lint --offline --profile production"; do \
 		echo "$$check"; $$check || status=1; \
 	done; \

@@ -473,10 +473,15 @@ def test_what_is_not_let_through_is_refused(world: World) -> None:
 
 def test_check_mode_foretells_a_run_and_a_second_one_changes_nothing(world: World) -> None:
     cache = pathlib.Path(world.params["cache"]["directory"])
-    before = sorted(path.name for path in world.nginx.directory.rglob("*"))
+
+    def files() -> list[str]:
+        # nginx opens its logs to check a configuration
+        return sorted(str(path) for path in world.nginx.directory.rglob("*") if path.parent.name != "log")
+
+    before = files()
     foretold = world.run(check=True)
     assert (foretold["changed"], world.nginx.master, cache.exists()) == (True, None, False)
-    assert sorted(path.name for path in world.nginx.directory.rglob("*")) == before
+    assert files() == before
     made = world.have()
     assert made["plan"] == foretold["plan"]
     assert made["plan"][-1] == {"action": "start", "object": "nginx", "why": "it does not run"}

@@ -10,6 +10,7 @@ import functools
 import os
 import shutil
 import typing as t
+from dataclasses import replace
 
 from ..._common.errors import HeadroomError, OptionError
 from ..._common.nginx.apply import Target, check_aside, put_in_force
@@ -118,10 +119,10 @@ def excused(now: Observed, then: t.Mapping[str, str]) -> frozenset[str]:
 
 
 def _aside(edge: Edge, build: Build, addresses: t.Mapping[str, str], base: str) -> tuple[str, dict[str, str]]:
-    """Render for a place aside, with a cache of its own: a check shall not make the one that is declared."""
+    """Render for a place aside, with a cache and a pid file of its own, since nginx makes both when it only checks."""
     directory = os.path.join(base, "cache")
     os.mkdir(directory)
-    return render(edge, build, addresses, base, directory)
+    return render(edge, replace(build, pid_file=os.path.join(base, "nginx.pid")), addresses, base, directory)
 
 
 def _make_directory(edge: Edge) -> None:
