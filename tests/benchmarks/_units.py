@@ -4,8 +4,8 @@
 """Programs that run on the lab's hosts for the time of a benchmark or a chaos run, beside what these hosts have.
 
 Each is a transient systemd unit, with its files in a folder of its own, and on ports of its own. Units, files and packages go when
-their block ends, however it ends. Should this process be killed, systemd stops the units after an hour, and the next run takes
-away the rest.
+their block ends, however it ends. Should this process be killed, packages stay, systemd stops the units after an hour,
+and the next run takes away the files.
 """
 
 from __future__ import annotations
