@@ -48,12 +48,14 @@ def installed(lab: Lab, host: str, package: str, service: str = "") -> Iterator[
     if lab.run(host, "sh", "-c", query) == "installed":
         yield
         return
-    apt = f"DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends {package} >/dev/null"
+    apt = f"DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends {package} </dev/null >/dev/null"
     mask = f"systemctl mask --quiet --runtime {service}\n" if service else ""
     unmask = f"systemctl unmask --quiet --runtime {service}\n" if service else ""
-    purge = f"DEBIAN_FRONTEND=noninteractive apt-get purge -qq --yes --auto-remove {package} >/dev/null\n"
+    purge = f"DEBIAN_FRONTEND=noninteractive apt-get purge -qq --yes --auto-remove {package} </dev/null >/dev/null\n"
     try:
-        lab.run(host, "sh", "-e", stdin=f"{mask}{apt} || {{ apt-get update -qq; {apt}; }}\n", timeout_s=APT_S)
+        lab.run(
+            host, "sh", "-e", stdin=f"{mask}{apt} || {{ apt-get update -qq </dev/null; {apt}; }}\n", timeout_s=APT_S
+        )
         yield
     finally:
         lab.run(host, "sh", "-e", stdin=purge + unmask, timeout_s=APT_S)

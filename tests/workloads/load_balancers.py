@@ -92,6 +92,9 @@ def main() -> int:
     deadline = time.monotonic() + options.for_s
     while time.monotonic() < deadline and not (options.until and os.path.exists(options.until)):
         time.sleep(0.1)
+        if any(client.failed for client in clients) and not any(client.names for client in clients):
+            # nothing works from the start: whoever waits for the end shall know
+            break
     for client in clients:
         client.stopping.set()
     for client in clients:
