@@ -38,8 +38,8 @@ GOOD = {
     [
         ("ours", "stale_reads", 1, "1 reads were stale"),
         ("naive", "stale_reads", 0, "proves nothing"),
-        ("ours", "errors", {"status 504": 200}, "Too many of the reads failed in the order ours"),
-        ("naive", "errors", {"status 504": 200}, "Too many of the reads failed in the order naive"),
+        ("ours", "errors", {"status 504": 600}, "Too many of the reads failed in the order ours"),
+        ("naive", "errors", {"status 504": 600}, "Too many of the reads failed in the order naive"),
         ("ours", "answers", {"edge MISS": 4900}, "The edge is no cache in the order ours"),
         ("ours", "answers", {"edge HIT": 4900}, "The edge is no cache in the order ours"),
     ],
