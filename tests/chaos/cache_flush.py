@@ -24,6 +24,7 @@ import http.client
 import json
 import random
 import shlex
+import signal
 import sys
 import tempfile
 import threading
@@ -398,6 +399,8 @@ def verdict(seen: dict[str, dict[str, Any]]) -> list[str]:
 def main() -> int:
     """Race both orders, print what was seen of each and one JSON line, and fail when one has not come out as it must."""
     options = arguments()
+    # ended from outside, it takes away what it made as when it is interrupted
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     seen: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as name, alone(f"chaos-{CHAOS}"):
         lab = Lab(Path(name))
