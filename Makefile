@@ -31,6 +31,7 @@ demo: setup  ## Start the lab, set up the stack on it, judge it and write report
 	$(PLAYBOOK) playbooks/demo.yml
 	$(PLAYBOOK) -i inventories/lab_grown playbooks/demo_grow.yml
 	$(PLAYBOOK) playbooks/demo_shards.yml
+	$(PLAYBOOK) playbooks/demo_edge.yml
 
 .PHONY: down
 down: setup  ## Remove the lab and all it made; KEEP=1 keeps images and packages

@@ -72,6 +72,7 @@ def figure(
     peer_name: str,
     more_is_better: bool = False,
     digits: int = 3,
+    ratio_digits: int = 1,
     **more: t.Any,
 ) -> dict[str, t.Any]:
     """Return a figure's line: medians, how many times better ours is, and the spread from the smallest to the largest.
@@ -87,11 +88,11 @@ def figure(
         "figure": name,
         "ours": round(middle, digits),
         "peer": round(middle_peer, digits),
-        "ratio": round(ratio, 1),
+        "ratio": round(ratio, ratio_digits),
         "unit": unit,
         "ours_spread": [round(min(ours), digits), round(max(ours), digits)],
         "peer_spread": [round(min(peer), digits), round(max(peer), digits)],
-        "ratio_spread": [round(min(ratios), 1), round(max(ratios), 1)],
+        "ratio_spread": [round(min(ratios), ratio_digits), round(max(ratios), ratio_digits)],
         "rounds": len(ours),
         "peer_name": peer_name,
         **more,

@@ -81,6 +81,16 @@ def test_a_demo_whose_load_does_not_work_ends_before_anything_moves(
     assert [entry["play"]["name"] for entry in done.data["plays"]] == ["Start a load that checks its own data"]
 
 
+def test_a_demo_before_which_no_load_balancer_answers_ends_before_an_application_is_killed(lab: Lab) -> None:
+    variables = {"demo_balancers": ["http://127.0.0.1:1"]}
+    start = "--start-at-task=Make a place for the sign that ends it"
+    done = play(lab, ROOT / "playbooks" / "demo_edge.yml", start, "--extra-vars", json.dumps(variables))
+
+    assert done.code != 0
+    tasks = [entry["task"]["name"] for one in done.data["plays"] for entry in one["tasks"]]
+    assert tasks[-1] == "Require that it works"
+
+
 def test_a_load_that_failed_fails_its_verdict(lab: Lab, tmp_path: Path) -> None:
     """The demo waits for its load with async_status and an until, which must not take an end for a success."""
     tasks = [

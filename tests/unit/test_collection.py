@@ -18,7 +18,7 @@ UTILS = f"{COLLECTION}.plugins.module_utils"
 # modules that belong to no action group, each with the reason why
 UNGROUPED: dict[str, str] = {}
 # playbooks that nobody runs as a job, so that they need no survey
-NO_SURVEY = {"demo", "demo_grow", "demo_shards"}
+NO_SURVEY = {"demo", "demo_edge", "demo_grow", "demo_shards"}
 
 PURE = {"plan.py", "model.py", "judge.py"}
 # what reaches out of the process, or is Ansible

@@ -1,0 +1,84 @@
+# Copyright: headroom.scale contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Programs of the lab that judge: what they take for a failure."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+import threading
+import typing as t
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+# it finds what it shares with others beside itself
+from chaos.cache_flush import verdict
+
+TESTS = Path(__file__).parents[2]
+GOOD = {
+    order: {
+        "flushes": 30,
+        "reads": 5000,
+        "stale_reads": stale,
+        "errors": {},
+        "answers": {"edge MISS": 900, "edge HIT": 4000},
+        "examples": ["item 1 was version 1 after version 2 was flushed"] * bool(stale),
+    }
+    for order, stale in (("ours", 0), ("naive", 40))
+}
+
+
+@pytest.mark.parametrize(
+    ("order", "field", "value", "said"),
+    [
+        ("ours", "stale_reads", 1, "1 reads were stale"),
+        ("naive", "stale_reads", 0, "proves nothing"),
+        ("ours", "errors", {"status 504": 600}, "Too many of the reads failed in the order ours"),
+        ("naive", "errors", {"status 504": 600}, "Too many of the reads failed in the order naive"),
+        ("ours", "answers", {"edge MISS": 4900}, "The edge is no cache in the order ours"),
+        ("ours", "answers", {"edge HIT": 4900}, "The edge is no cache in the order ours"),
+    ],
+)
+def test_a_race_that_is_lost_or_proves_nothing_fails(order: str, field: str, value: t.Any, said: str) -> None:
+    assert verdict(GOOD) == []
+    seen = copy.deepcopy(GOOD)
+    seen[order][field] = value
+    seen["ours"]["examples"] = GOOD["naive"]["examples"]
+    assert len(verdict(seen)) == 1
+    assert said in verdict(seen)[0]
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
+def test_a_load_fails_when_a_request_did(status: int, code: int, tmp_path: Path) -> None:
+    class Page(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            body = b'{"name": "app1"}'
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_given: t.Any) -> None:
+            """Log nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        command = [sys.executable, str(TESTS / "workloads" / "load_balancers.py"), "--for-s", "2"]
+        command += ["--clients", "1", f"http://127.0.0.1:{server.server_port}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    finally:
+        server.shutdown()
+        server.server_close()
+    said = json.loads(done.stdout)
+    assert done.returncode == code, done.stderr
+    assert said["requests"] > 0
+    assert said["failed"] == (said["requests"] if code else 0)
+    assert said["answers"] == ({} if code else {"app1": said["requests"]})
