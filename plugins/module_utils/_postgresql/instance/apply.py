@@ -18,7 +18,7 @@ import typing as t
 from ..._common.errors import HeadroomError
 from . import node, scram
 from .files import conninfo, files, upstream_conninfo
-from .model import Login, Observed, Step, Wanted, int_to_lsn, lsn_to_int, record_end
+from .model import Login, Observed, Step, Wanted, int_to_lsn, lsn_to_int, record_end, segment_name
 from .observe import clone_active, control
 
 START_TIMEOUT_S = 300
@@ -472,22 +472,23 @@ class Applier:
         if state != "shut down":
             raise HeadroomError(f"Failed to fence instance {self.label}: it is {state!r} instead of 'shut down'.")
         checkpoint, timeline = figures["Latest checkpoint location"], int(figures["Latest checkpoint's TimeLineID"])
+        wal, segment_bytes = f"{self.paths.data}/pg_wal", int(figures["Bytes per WAL segment"])
+        names = [
+            segment_name(timeline, lsn_to_int(checkpoint) + bytes_further, segment_bytes)
+            for bytes_further in (0, segment_bytes)
+        ]
+        # without names it takes the size of segments from any file, which may be one that was made ahead and has no header yet
+        named = [name for name in names if os.path.exists(f"{wal}/{name}")]
         done = node.run(
-            [
-                f"{self.paths.bin}/pg_waldump",
-                f"--path={self.paths.data}/pg_wal",
-                f"--timeline={timeline}",
-                f"--start={checkpoint}",
-            ],
-            user=node.USER,
+            [f"{self.paths.bin}/pg_waldump", f"--path={wal}", f"--start={checkpoint}", *named], user=node.USER
         )
         records = re.findall(r"len \(rec/tot\):\s*\d+/\s*(\d+),.*lsn: ([0-9A-F/]+),.*desc: (\S+)", done.stdout)
         if len(records) != 1 or records[0][2] != "CHECKPOINT_SHUTDOWN":
             raise HeadroomError(
                 f"Failed to fence instance {self.label}: its WAL does not end with the shutdown checkpoint at {checkpoint} "
-                f"but with {[record[2] for record in records]}."
+                f"but with {[record[2] for record in records]}; pg_waldump says: {' '.join(done.stderr.split())[-300:]}"
             )
-        end = record_end(lsn_to_int(records[0][1]), int(records[0][0]))
+        end = record_end(lsn_to_int(records[0][1]), int(records[0][0]), segment_bytes)
         self._journal({"candidate": self.wanted.candidate, "timeline": timeline, "wal_end_lsn": int_to_lsn(end)})
 
     def _unfence(self, _step: Step) -> None:

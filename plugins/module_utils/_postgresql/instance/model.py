@@ -53,6 +53,12 @@ def record_end(start: int, length: int, segment_bytes: int = 16 << 20, page_byte
         position += 40 if position % segment_bytes == 0 else 24
 
 
+def segment_name(timeline: int, position: int, segment_bytes: int = 16 << 20) -> str:
+    """Return the name of the file in ``pg_wal`` that holds a position."""
+    high, low = divmod(position // segment_bytes, (1 << 32) // segment_bytes)
+    return f"{timeline:08X}{high:08X}{low:08X}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Paths:
     """Where the files of an instance are."""

@@ -15,6 +15,7 @@ from ansible_collections.headroom.scale.plugins.module_utils._postgresql.instanc
     int_to_lsn,
     lsn_to_int,
     record_end,
+    segment_name,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -123,3 +124,17 @@ def test_a_step_is_returned_without_its_detail() -> None:
         "object": "r",
         "why": "why",
     }
+
+
+@pytest.mark.parametrize(
+    ("timeline", "lsn", "segment_bytes", "name"),
+    [
+        # of pg_walfile_name
+        (6, "0/FE47D88", 16 << 20, "00000006000000000000000F"),
+        (6, "0/10000000", 16 << 20, "000000060000000000000010"),
+        (1, "1/0", 16 << 20, "000000010000000100000000"),
+        (18, "2/FFFFFFFF", 1 << 20, "000000120000000200000FFF"),
+    ],
+)
+def test_a_position_is_in_the_segment_of_its_name(timeline: int, lsn: str, segment_bytes: int, name: str) -> None:
+    assert segment_name(timeline, lsn_to_int(lsn), segment_bytes) == name
