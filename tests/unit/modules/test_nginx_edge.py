@@ -529,7 +529,7 @@ def test_what_does_not_serve_is_taken_back(world: World) -> None:
             "no new workers",
         ),
     ):
-        failed = world.run(**changes, wait_s=3)
+        failed = world.run(**changes, wait_s=8)
         assert failed["failed"], changes
         assert failed["errors"][0]["code"] == "restored"
         assert why in failed["msg"]
