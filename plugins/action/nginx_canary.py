@@ -5,4 +5,8 @@
 
 from __future__ import annotations
 
-from ansible_collections.headroom.scale.plugins.action.postgresql_shard_rebalance import ActionModule  # noqa: F401
+from ansible_collections.headroom.scale.plugins.action import postgresql_shard_rebalance
+
+
+class ActionModule(postgresql_shard_rebalance.ActionModule):
+    """Shows each step when it is there."""

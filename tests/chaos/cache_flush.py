@@ -21,6 +21,7 @@ import argparse
 import collections
 import contextlib
 import http.client
+import importlib
 import json
 import random
 import shlex
@@ -42,7 +43,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 # it lets the collection be imported from this checkout
-import conftest  # noqa: F401
+importlib.import_module("conftest")
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.headroom.scale.plugins.module_utils._cache.converge import flush
 from ansible_collections.headroom.scale.plugins.module_utils._cache.options import flush_spec, parse_options

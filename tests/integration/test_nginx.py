@@ -201,10 +201,10 @@ def workers(lab: Lab, host: str) -> set[str]:
 
 
 def reload(lab: Lab, host: str) -> None:
-    """Reload nginx on a host and wait for its new workers."""
+    """Reload nginx on a host and wait until its new workers alone take connections."""
     old = workers(lab, host)
     lab.run(host, "sh", "-c", "kill -HUP $(cat /run/nginx.pid)")
-    until(lambda: workers(lab, host) - old)
+    until(lambda: (found := workers(lab, host)) and not found & old)
 
 
 def test_a_server_that_fails_its_checks_is_out_and_comes_back(balanced: Lab) -> None:
