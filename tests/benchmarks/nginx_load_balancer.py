@@ -39,9 +39,9 @@ importlib.import_module("conftest")
 from _servers import run_on_lab
 from _units import alone, folder, installed, unit, wait_until_open
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.headroom.scale.plugins.module_utils._nginx.model import Build
+from ansible_collections.headroom.scale.plugins.module_utils._common.nginx.model import Build
+from ansible_collections.headroom.scale.plugins.module_utils._common.nginx.plan import parse_build
 from ansible_collections.headroom.scale.plugins.module_utils._nginx.options import config_spec, parse_wanted
-from ansible_collections.headroom.scale.plugins.module_utils._nginx.plan import parse_build
 from ansible_collections.headroom.scale.plugins.module_utils._nginx.render import needs_lua, render
 from integration.conftest import INVENTORIES, Lab
 

@@ -82,3 +82,16 @@ def test_a_load_fails_when_a_request_did(status: int, code: int, tmp_path: Path)
     assert said["requests"] > 0
     assert said["failed"] == (said["requests"] if code else 0)
     assert said["answers"] == ({} if code else {"app1": said["requests"]})
+
+
+@pytest.mark.parametrize(
+    "program",
+    sorted(TESTS.glob("benchmarks/[a-z]*.py")) + sorted(TESTS.glob("chaos/[a-z]*.py")),
+    ids=lambda path: path.stem,
+)
+def test_a_program_says_what_it_is_without_a_lab(program: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, str(program), "--help"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert "--quick" in ended.stdout
