@@ -3,8 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A small world of load balancers for tests: real nginx processes on loopback, with what the collection renders, before small servers.
 
-HEADROOM_NGINX_ROOT names the directory that nginx, its modules and Lua libraries are installed under; without it that is the root of the
-host. Where they are not there, such tests are skipped.
+Where web.nginx finds none, such tests are skipped.
 """
 
 from __future__ import annotations
@@ -31,8 +30,9 @@ from ansible_collections.headroom.scale.plugins.module_utils._common.nginx.obser
 from ansible_collections.headroom.scale.plugins.module_utils._common.nginx.plan import parse_build
 from ansible_collections.headroom.scale.plugins.module_utils._nginx.options import config_spec, parse_wanted
 from ansible_collections.headroom.scale.plugins.module_utils._nginx.render import render
+from web import nginx
 
-NGINX_ROOT = os.environ.get("HEADROOM_NGINX_ROOT", "").rstrip("/")
+NGINX_ROOT = str(nginx.FOUND or "").rstrip("/")
 PROGRAM = f"{NGINX_ROOT}/usr/sbin/nginx"
 WAIT_S = 15
 
@@ -61,7 +61,7 @@ def environment() -> dict[str, str]:
 def installed() -> Build:
     """Return what nginx there is; without it the test is skipped."""
     if not os.path.exists(PROGRAM):
-        pytest.skip("no nginx is installed; HEADROOM_NGINX_ROOT may name where one is")
+        pytest.skip("no nginx with Lua here: run tools/unpack-nginx")
     done = subprocess.run([PROGRAM, "-V"], env=environment(), capture_output=True, text=True, check=True)
     build = parse_build(done.stderr)
     directory = f"{NGINX_ROOT}{build.modules_directory}"

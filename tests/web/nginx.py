@@ -24,6 +24,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # packages unpacked with dpkg -x, or a host where they are installed
 PLACES = [pathlib.Path(os.environ.get("HEADROOM_NGINX_ROOT", ROOT / ".cache" / "nginx")), pathlib.Path("/")]
 LUA = "usr/lib/nginx/modules/ngx_http_lua_module.so"
+FOUND = next((place for place in PLACES if (place / LUA).exists()), None)
 PROGRAM = """#!/bin/sh
 export LD_LIBRARY_PATH={root}/usr/lib/{machine}-linux-gnu:{root}/lib/{machine}-linux-gnu
 export LUA_PATH="{root}/usr/share/lua/5.1/?.lua;;"
@@ -49,7 +50,7 @@ class Nginx:
 
     def __init__(self, directory: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Find the program; a test is skipped where there is none."""
-        root = next((place for place in PLACES if (place / LUA).exists()), None)
+        root = FOUND
         if root is None or os.geteuid() != 0 or shutil.which("unshare") is None:
             pytest.skip("no nginx with Lua here: run tools/unpack-nginx as root on Debian")
         self.directory = directory
