@@ -156,7 +156,7 @@ def test_a_host_that_is_there_and_does_not_answer_is_not_left_out(lab: Lab) -> N
         pytest.skip("The lab runs without valkey9a: its release could not be fetched.")
     subprocess.run(["podman", "pause", "headroom-valkey9a"], env=lab.environment, check=True, timeout=60)
     try:
-        converge = ROOT / "molecule" / "redis_cluster" / "converge.yml"
+        converge = ROOT / "molecule" / "redis_cluster_atomic" / "converge.yml"
         done = play(lab, converge, "--limit=valkey9a", "--timeout=5", "--ssh-extra-args=-o ControlPath=none")
     finally:
         subprocess.run(["podman", "unpause", "headroom-valkey9a"], env=lab.environment, check=True, timeout=60)
