@@ -422,3 +422,18 @@ def test_what_cannot_be_a_cluster_is_refused_and_left_as_it_was(
             assert "cluster_known_nodes:1" in plain(lab, strangers[name], "CLUSTER", "INFO")
     if data:
         assert plain(lab, strangers[data], "DBSIZE") == "1"
+
+
+def test_a_server_without_atomic_migration_is_told_in_one_sentence(lab: Lab) -> None:
+    ended = lab.play(
+        "redis_rebalance.yml",
+        "--check",
+        fails=True,
+        redis_hosts="valkey",
+        redis_cluster_weights={"6379": 9, "6380": 9},
+        redis_cluster_mechanism="atomic",
+    )
+    assert any(
+        "has no atomic slot migration" in message and "give 'auto' or 'classic'" in message
+        for message in ended.messages()
+    )

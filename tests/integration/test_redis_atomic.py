@@ -282,18 +282,3 @@ def test_a_failover_of_the_source_ends_the_job_and_the_rest_is_planned_anew(clus
     after = counts(cluster)
     assert after.keys() == {rows[0]["primary"], heir, *heirs} - {source}
     assert after[rows[0]["primary"]] in (9830, 9831)
-
-
-def test_a_server_without_it_is_told_in_one_sentence(lab: Lab) -> None:
-    ended = lab.play(
-        "redis_rebalance.yml",
-        "--check",
-        fails=True,
-        redis_hosts="valkey",
-        redis_cluster_weights={"6379": 9, "6380": 9},
-        redis_cluster_mechanism="atomic",
-    )
-    assert any(
-        "has no atomic slot migration" in message and "give 'auto' or 'classic'" in message
-        for message in ended.messages()
-    )
