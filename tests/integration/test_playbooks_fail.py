@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,57 @@ def test_a_demo_before_which_no_load_balancer_answers_ends_before_an_application
     assert done.code != 0
     tasks = [entry["task"]["name"] for one in done.data["plays"] for entry in one["tasks"]]
     assert tasks[-1] == "Require that it works"
+
+
+@pytest.mark.parametrize(
+    ("step", "program", "does"),
+    [
+        ("Kill it", "systemctl", "exit 1"),
+        ("Change it on the primary", "runuser", "exit 1"),
+        # there is no such row
+        ("Change it on the primary", "runuser", "exit 0"),
+    ],
+)
+def test_a_demo_whose_step_did_nothing_ends_with_it(
+    lab: Lab, tmp_path: Path, step: str, program: str, does: str
+) -> None:
+    """The steps say that they changed something, and must not say so of what failed."""
+    (tmp_path / "bin").mkdir()
+    fake = tmp_path / "bin" / program
+    fake.write_text(f"#!/bin/sh\n{does}\n")
+    fake.chmod(0o755)
+    here = {
+        "ansible_connection": "local",
+        "ansible_become": False,
+        "ansible_host": "127.0.0.1",
+        "ansible_python_interpreter": sys.executable,
+    }
+    # as the play before it has seen the primary
+    groups = {"apps": here, "postgresql": {**here, "app_recovery": {"stdout": "f"}}}
+    inventory = tmp_path / "hosts.yml"
+    inventory.write_text(
+        json.dumps({"all": {"children": {name: {"hosts": {f"{name}1": own}} for name, own in groups.items()}}})
+    )
+    environment = {**lab.environment, "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"}
+    environment["PATH"] = f"{fake.parent}:{environment['PATH']}"
+    command = ["ansible-playbook", f"--inventory={inventory}", str(ROOT / "playbooks" / "demo_edge.yml")]
+
+    done = Play(
+        subprocess.run(
+            [*command, f"--start-at-task={step}"],
+            capture_output=True,
+            text=True,
+            env=environment,
+            cwd=ROOT,
+            timeout=120,
+            check=False,
+        )
+    )
+
+    assert done.code == 2, done.text
+    tasks = [entry for one in done.data["plays"] for entry in one["tasks"]]
+    assert tasks[-1]["task"]["name"] == step
+    assert [row["failed"] for row in tasks[-1]["hosts"].values()] == [True]
 
 
 def test_a_load_that_failed_fails_its_verdict(lab: Lab, tmp_path: Path) -> None:
