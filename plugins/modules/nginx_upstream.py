@@ -21,6 +21,7 @@ description:
   - Without O(state) and O(weight) it only looks.
 extends_documentation_fragment:
   - headroom.scale.attributes
+  - headroom.scale.nginx_fleet
 attributes:
   check_mode:
     support: full
@@ -29,29 +30,6 @@ attributes:
   idempotent:
     support: full
 options:
-  balancers:
-    description:
-      - The load balancers.
-    type: list
-    elements: dict
-    required: true
-    version_added: 0.1.0
-    suboptions:
-      name:
-        description:
-          - What it is called in the result.
-        type: str
-        required: true
-      host:
-        description:
-          - Its management address.
-        type: str
-        required: true
-      port:
-        description:
-          - TCP port of its management address.
-        type: int
-        default: 8181
   upstream:
     description:
       - Name of the upstream. Requires O(server).
@@ -80,12 +58,6 @@ options:
       - Seconds that requests in flight at a drained server are waited for. After that the task fails, and the server stays drained.
     type: float
     default: 60
-    version_added: 0.1.0
-  timeout_s:
-    description:
-      - Seconds that a load balancer is given for an answer.
-    type: float
-    default: 5
     version_added: 0.1.0
 seealso:
   - module: headroom.scale.nginx_config
