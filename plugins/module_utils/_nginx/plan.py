@@ -6,10 +6,8 @@
 
 from __future__ import annotations
 
-import typing as t
-
-from .._common.nginx.model import Build, Observed
-from .._common.nginx.plan import LUA_MODULES, before, changes, lacking, refuse
+from .._common.nginx.model import Build
+from .._common.nginx.plan import LUA_MODULES, lacking, refuse
 from .model import Wanted
 from .render import COUNTRY_MODULE, MODSECURITY_MODULE, needs_lua
 
@@ -58,9 +56,3 @@ def refuse_missing(wanted: Wanted, build: Build) -> None:
     :raises OptionError: naming the first option, and all of them in its ``errors``.
     """
     refuse(missing(wanted, build))
-
-
-def excused(now: Observed, then: t.Mapping[str, str]) -> frozenset[str]:
-    """Return the upstreams that need not answer: they did not before, and nothing of them changes."""
-    touched = {step.object.split()[1] for step in changes(before(now), then) if step.object.startswith("upstream ")}
-    return now.silent - touched

@@ -16,6 +16,7 @@ from ansible_collections.headroom.scale.plugins.module_utils._common.nginx.model
 from ansible_collections.headroom.scale.plugins.module_utils._common.nginx.plan import (
     before,
     changes,
+    excused,
     parse_build,
     plan,
     release_of,
@@ -24,7 +25,7 @@ from ansible_collections.headroom.scale.plugins.module_utils._common.nginx.plan 
 from ansible_collections.headroom.scale.plugins.module_utils._common.nginx.render import literal, quote
 from ansible_collections.headroom.scale.plugins.module_utils._nginx.model import Wanted
 from ansible_collections.headroom.scale.plugins.module_utils._nginx.options import config_spec, parse_wanted
-from ansible_collections.headroom.scale.plugins.module_utils._nginx.plan import excused, missing, refuse_missing
+from ansible_collections.headroom.scale.plugins.module_utils._nginx.plan import missing, refuse_missing
 from ansible_collections.headroom.scale.plugins.module_utils._nginx.render import facts, needs_lua, render
 from balancers.world import filled
 from hypothesis import given
@@ -392,8 +393,8 @@ def test_a_configuration_of_somebody_else_is_told_as_such() -> None:
 
 def test_an_upstream_that_was_silent_is_excused_only_while_nothing_of_it_changes() -> None:
     now = observed(wanted(), silent=frozenset({"app"}))
-    assert excused(now, facts(virtual(port=81))) == {"app"}
-    assert excused(now, facts(upstream(max_fails=9))) == frozenset()
+    assert excused(now, facts(virtual(port=81)), "upstream") == {"app"}
+    assert excused(now, facts(upstream(max_fails=9)), "upstream") == frozenset()
 
 
 def test_the_build_is_read_from_what_nginx_says() -> None:

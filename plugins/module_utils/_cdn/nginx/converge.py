@@ -13,10 +13,11 @@ import typing as t
 from dataclasses import replace
 
 from ..._common.errors import HeadroomError, OptionError
-from ..._common.nginx.apply import Target, check_aside, put_in_force
-from ..._common.nginx.model import Build, Observed
-from ..._common.nginx.observe import address_of, answers, base_of, build_of, observe, silent_of
-from ..._common.nginx.plan import LUA_MODULES, before, changes, lacking, plan, refuse, shown
+from ..._common.nginx.converge import EXPECTED, Declared, require
+from ..._common.nginx.converge import converge as converge_host
+from ..._common.nginx.model import Build
+from ..._common.nginx.observe import address_of, answers, build_of, observe, silent_of
+from ..._common.nginx.plan import LUA_MODULES, lacking, refuse
 from .model import Edge
 from .options import parse_edge
 from .render import facts, render
@@ -25,69 +26,35 @@ from .render import facts, render
 def converge(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Bring the nginx of this host to what is declared; return the module's result."""
     edge = parse_edge(params)
-    program, config_file = params["program"], params["config_file"]
-    found = build_of(program)
-    if found is None and not check_mode:
-        raise HeadroomError(f"Failed to find nginx at {program}. Install it, or name its program in 'program'.")
+    found = build_of(params["program"])
+    require(found, params["program"], check_mode)
     addresses = {
         one.domain_name: address_of(f"origins[{index}].domain_name", one.domain_name, one.domain_name, one.https_port)
         for index, one in enumerate(edge.cdn.origins)
     }
-    declared = {origin.name for origin in edge.cdn.origins}
+    names = frozenset(origin.name for origin in edge.cdn.origins)
     now = observe(
         found,
         edge.host.management,
-        config_file,
+        params["config_file"],
         addresses,
-        lambda was: silent(edge, {name.split()[1] for name in was if name.startswith("origin ")} & declared),
+        lambda was: silent(edge, {name.split()[1] for name in was if name.startswith("origin ")} & names),
     )
-    # where nothing is installed yet, check mode takes nginx to be as the distribution has it
-    build = found or Build((1, 26, 0), frozenset(), "/usr/lib/nginx/modules", "/run/nginx.pid")
+    build = found or EXPECTED
     if found:
         refuse(missing(edge, build))
-    base, then = base_of(config_file), facts(edge)
-    release, files = render(edge, build, addresses, base)
-    steps = plan(now, files, release, config_file, then)
-    result = {
-        "changed": bool(steps),
-        "release": release,
-        "region": edge.region,
-        "plan": [step.as_dict() for step in steps],
-        "nginx_version": ".".join(map(str, build.version)) if found else "",
-        "silent": sorted(now.silent),
-        "diff": {
-            "before": shown(before(now)),
-            "after": shown(then),
-            "before_header": config_file,
-            "after_header": config_file,
-        },
-    }
-    try:
-        if check_mode:
-            # a certificate that is to be made before the run is not there to be checked
-            if steps and found and (not edge.certificate or "-----END" in edge.certificate):
-                check_aside(program, functools.partial(_aside, edge, build, addresses))
-        elif steps:
-            _make_directory(edge)
-            asked = declared - excused(now, then)
-            put_in_force(
-                Target(
-                    edge.host.management,
-                    release,
-                    files,
-                    program,
-                    config_file,
-                    build.pid_file,
-                    params["wait_s"],
-                    lambda: silent(edge, asked),
-                    "origin",
-                ),
-                now,
-            )
-    except HeadroomError as error:
-        error.result = {"changed": False, **error.result, "plan": result["plan"], "diff": result["diff"]}
-        raise
-    return result
+    declared = Declared(
+        edge.host.management,
+        facts(edge),
+        lambda base: render(edge, build, addresses, base),
+        functools.partial(_aside, edge, build, addresses),
+        [edge.certificate] if edge.certificate else [],
+        names,
+        lambda asked: silent(edge, asked),
+        "origin",
+        lambda: _make_directory(edge),
+    )
+    return {**converge_host(params, check_mode, now, build, declared), "region": edge.region}
 
 
 def missing(edge: Edge, build: Build) -> list[tuple[str, str, str]]:
@@ -110,12 +77,6 @@ def missing(edge: Edge, build: Build) -> list[tuple[str, str, str]]:
 def silent(edge: Edge, names: t.Collection[str]) -> frozenset[str]:
     """Return those of the named origins that do not answer, or with nothing but errors of their own."""
     return silent_of(names, lambda name: answers(edge.host.management, name, range(100, 500)))
-
-
-def excused(now: Observed, then: t.Mapping[str, str]) -> frozenset[str]:
-    """Return the origins that need not answer: they did not before, and nothing of them changes."""
-    touched = {step.object.split()[1] for step in changes(before(now), then) if step.object.startswith("origin ")}
-    return now.silent - touched
 
 
 def _aside(edge: Edge, build: Build, addresses: t.Mapping[str, str], base: str) -> tuple[str, dict[str, str]]:

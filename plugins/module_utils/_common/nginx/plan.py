@@ -79,6 +79,15 @@ def changes(was: t.Mapping[str, str], then: t.Mapping[str, str]) -> list[Step]:
     return steps
 
 
+def excused(now: Observed, then: t.Mapping[str, str], kind: str) -> frozenset[str]:
+    """Return what need not answer a probe: it did not before, and nothing of it changes.
+
+    :param kind: what such a thing is called, with which its facts begin.
+    """
+    touched = {step.object.split()[1] for step in changes(before(now), then) if step.object.startswith(f"{kind} ")}
+    return now.silent - touched
+
+
 def shown(facts: t.Mapping[str, str]) -> str:
     """Return facts as the diff has them."""
     return "".join(f"{name}: {value}\n" for name, value in sorted(facts.items()))
