@@ -18,7 +18,6 @@ import os
 import pathlib
 import re
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -31,6 +30,7 @@ from ansible_collections.headroom.scale.plugins.module_utils._common.nginx.plan 
 from ansible_collections.headroom.scale.plugins.module_utils._nginx.options import config_spec, parse_wanted
 from ansible_collections.headroom.scale.plugins.module_utils._nginx.render import render
 from web import nginx
+from web.nginx import free_port
 
 NGINX_ROOT = str(nginx.FOUND or "").rstrip("/")
 PROGRAM = f"{NGINX_ROOT}/usr/sbin/nginx"
@@ -69,13 +69,6 @@ def installed() -> Build:
     if "ngx_http_lua_module.so" not in modules:
         pytest.skip("nginx has no Lua module")
     return dataclasses.replace(build, modules_directory=directory, modules=modules)
-
-
-def free_port() -> int:
-    """Return a port of loopback that nobody listens at."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 class Server:

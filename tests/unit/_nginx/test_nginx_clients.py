@@ -13,7 +13,8 @@ import struct
 import typing as t
 
 import pytest
-from balancers.world import Balancer, Server, free_port, get, installed
+from balancers.world import Balancer, Server, get, installed
+from web.nginx import free_port
 
 
 def written(value: t.Any) -> bytes:

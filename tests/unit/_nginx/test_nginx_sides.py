@@ -16,7 +16,8 @@ import typing as t
 
 import pytest
 from ansible_collections.headroom.scale.plugins.module_utils._nginx.canary.plan import find
-from balancers.world import Balancer, Server, free_port, get, installed
+from balancers.world import Balancer, Server, get, installed
+from web.nginx import free_port
 
 
 class Sides:

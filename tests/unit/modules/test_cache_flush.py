@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import time
 import typing as t
 
@@ -31,6 +30,7 @@ from caches.world import Cache, World, said  # noqa: E402
 from cdn.emulator import LOGIN, Emulator  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
+from web.nginx import free_port
 
 SECRET = "lab-only-purge-secret"
 DISTRIBUTION: dict[str, t.Any] = {
@@ -109,12 +109,6 @@ def failed(capsys: pytest.CaptureFixture[str], check: bool = False, **params: t.
 def layer(name: str, *caches: Cache, **more: t.Any) -> dict[str, t.Any]:
     """Return a layer as declared."""
     return {"name": name, "urls": [cache.url for cache in caches], **more}
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 # ---- HTTP caches
