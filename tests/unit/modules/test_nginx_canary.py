@@ -167,10 +167,11 @@ def test_a_share_is_set_by_hand_and_looked_at(fleet: Fleet, run: Run) -> None:
 @pytest.mark.parametrize(
     ("fault", "limits", "breach"),
     [
-        ("errors", {}, "errors"),
+        # each limit alone, since either may be seen to break first
+        ("errors", {"error_percent_above_stable": 100}, "errors"),
         ("errors", {"error_percent": 100}, "errors_above_stable"),
         ("slow", {"p95_ms": 700}, "p95"),
-        ("gone", {}, "errors"),
+        ("gone", {"error_percent_above_stable": 100}, "errors"),
     ],
 )
 def test_a_canary_that_does_not_hold_is_taken_back(
