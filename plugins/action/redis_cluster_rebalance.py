@@ -49,9 +49,6 @@ class ActionModule(ActionBase):
             # a second call would take max_moves for itself
             slice_s = given.get("slice_s") or (0 if given.get("max_moves") else SLICES_S[min(calls, len(SLICES_S) - 1)])
             arguments = {**given, "lock_token": token, "slice_s": slice_s}
-            if calls and given.get("by", "slots") == "slots":
-                # what is left of the plan is moved too, however little it is; other loads change while they move
-                arguments["threshold"] = 0
             result = self._execute_module(module_args=arguments, task_vars=task_vars)
             calls += 1
             for name in ADDED_UP:

@@ -100,7 +100,8 @@ options:
     version_added: 0.1.0
   threshold:
     description:
-      - Nothing moves while every primary is within this fraction of its share.
+      - Nothing begins to move while every primary is within this fraction of its share. With O(by=slots) a move that was
+        begun is finished, however little is left of it.
       - Defaults to V(0.02), and to V(0.1) for O(by=operations), of which less is known.
     type: float
     version_added: 0.1.0

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -207,6 +208,32 @@ def test_both_ways_lead_to_the_same_end(cluster: Lab) -> None:
         rebalance(cluster, state="reverted", mechanism=mechanism)
         assert slots(cluster) == before
     assert found["atomic"] == found["classic"]
+
+
+def test_what_was_begun_is_finished_however_little_is_left(cluster: Lab) -> None:
+    first = sorted(slots(cluster))[1]
+    number = counts(cluster)[first]
+    weights = {first: 1.1}
+    heavier = nodes(**weights)
+    foretold = play(cluster, "--check", weights=weights).results("Slots as weighted")[HOST]
+    total = sum(row["count"] for row in foretold["plan"]["moves"])
+    for most in (100, total - 103):
+        begun = rebalance(cluster, nodes=heavier, max_moves=most)
+        assert begun["progress"]["slots"] == most
+    assert counts(cluster)[first] - number == total - 3
+    # all is within the threshold, so there is nothing to begin
+    assert rebalance(cluster, nodes=heavier)["changed"] is False
+
+    journal = Path(begun["journal"])
+    *kept, last = journal.read_text().splitlines()
+    assert "balanced" in last
+    # as if the run had been killed there
+    journal.write_text("".join(f"{line}\n" for line in kept))
+    foretold = play(cluster, "--check", weights=weights).results("Slots as weighted")[HOST]
+    assert sum(row["count"] for row in foretold["plan"]["moves"]) == 3
+    ended = rebalance(cluster, nodes=heavier)
+    assert (ended["progress"]["slots"], ended["finished"]) == (3, True)
+    assert rebalance(cluster, nodes=heavier)["changed"] is False
 
 
 def test_a_run_that_was_killed_leaves_a_job_that_the_next_one_waits_for(cluster: Lab, workload: list[Workload]) -> None:

@@ -116,14 +116,6 @@ def test_all_calls_own_the_lock_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [one["slice_s"] for one in arguments] == [10.0, 20.0]
 
 
-def test_a_later_call_moves_what_is_left_of_the_slots_however_little_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    _result, arguments, _shown = act(monkeypatch, [FIRST, LAST], threshold=0.1)
-    assert [one["threshold"] for one in arguments] == [0.1, 0]
-
-    _result, arguments, _shown = act(monkeypatch, [FIRST, LAST], threshold=0.1, by="keys")
-    assert [one["threshold"] for one in arguments] == [0.1, 0.1]
-
-
 def test_a_token_that_was_given_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     _result, arguments, _shown = act(monkeypatch, [FIRST, LAST], lock_token="mine")
 

@@ -28,7 +28,8 @@ from .guard import Limits, Progress
 from .journal import Journal, Record
 from .plan import Move, Plan, Share, imbalance, plan
 
-STATES = ("balanced", "reverted")
+# what the journal says while a move goes on, by option state
+RUNNING = {"balanced": "running", "reverted": "reverting"}
 MEASURES = ("slots", "keys", "bytes", "operations")
 # what was seen of operations in a few seconds is not so exact
 THRESHOLDS = {"slots": 0.02, "keys": 0.02, "bytes": 0.02, "operations": 0.1}
@@ -42,7 +43,7 @@ def rebalance_spec() -> ArgumentSpec:
     """Return the module's own options, without those to log in."""
     own = ArgumentSpec(
         {
-            "state": {"type": "str", "choices": list(STATES), "default": "balanced"},
+            "state": {"type": "str", "choices": list(RUNNING), "default": "balanced"},
             "by": {"type": "str", "choices": list(MEASURES), "default": "slots"},
             "sample_s": {"type": "float", "default": 5.0},
             "threshold": {"type": "float"},
@@ -261,12 +262,15 @@ class _Run:
                 raise OptionError(
                     "nodes[].weight", 0, "all are 0, so nobody would own a slot; give one a weight above 0."
                 )
-            planned = plan(owners, weights, loads, self.options.threshold, self.options.max_moves)
-            if (
-                self.options.by == "operations"
-                and record is not None
-                and (record.state, record.by) == ("running", "operations")
-            ):
+            begun = record is not None and record.state == "running" and record.by == self.options.by
+            # the threshold says when to begin; what was begun by slots is finished, however little is left
+            threshold = 0 if begun and self.options.by == "slots" else self.options.threshold
+            most = self.options.max_moves
+            # each round plans anew, and all of them together move no more
+            planned = plan(
+                owners, weights, loads, threshold, None if most is None else max(0, most - self.progress.slots)
+            )
+            if begun and self.options.by == "operations":
                 # the load has changed since; what was begun is finished, and the next run looks anew
                 planned = dataclasses.replace(planned, moves=_rest(seen, owners, record))
         await self._head_room(fleet, seen, planned, owners)
@@ -387,7 +391,7 @@ class _Run:
         self, planned: Plan, ids: t.Mapping[str, str], record: Record | None, owners: t.Mapping[int, str]
     ) -> None:
         """Write the plan down; one that goes on with an interrupted one keeps where its slots came from."""
-        state = "running" if self.options.state == "balanced" else "reverting"
+        state = RUNNING[self.options.state]
         moves = list(planned.moves)
         done: list[int] = []
         if record is not None and record.state == state:
@@ -445,7 +449,8 @@ class _Run:
         record = of_these_nodes(self.journal.read(), seen)
         left, _ids = await self._plan(fleet, seen, slots.owners, record)
         finished = not left.moves or self.options.max_moves is not None
-        if finished and self.moved and record is not None and record.state in ("running", "reverting"):
+        # also when an interrupted run had moved the last slot
+        if finished and record is not None and record.state == RUNNING[self.options.state]:
             self.journal.finish(self.options.state)
         return self._result(first, left, self.healed, finished)
 
