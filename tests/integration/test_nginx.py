@@ -340,13 +340,13 @@ def test_a_drain_has_a_bound_and_spares_the_last_server(balanced: Lab) -> None:
     assert not state("lb1", "app3")["drained"]
 
 
-def test_twenty_reloads_lose_no_request(balanced: Lab) -> None:
+def test_a_hundred_reloads_lose_no_request(balanced: Lab) -> None:
     with Load("lb1", clients=3) as load:
-        for _dummy in range(20):
+        for _dummy in range(100):
             reload(balanced, "lb1")
     print(load.statuses)
     assert set(load.statuses) == {200}, load.statuses
-    assert load.statuses[200] > 100
+    assert load.statuses[200] > 500
 
 
 def canary(**variables: Any) -> dict[str, Any]:
@@ -448,20 +448,26 @@ def test_tls_is_modern_and_answers_have_their_headers(balanced: Lab) -> None:
         old.wrap_socket(plain, server_hostname="app.lab")
 
 
-@pytest.mark.parametrize(
-    ("path", "status"),
-    [
-        ("/", 200),
-        ("/?page=2&sort=name", 200),
-        ("/?q=blue%20shoes%20size%2042", 200),
-        ("/?q=%3Cscript%3Ealert(1)%3C/script%3E", 403),
-        ("/?id=1%27%20OR%20%271%27=%271", 403),
-        ("/?file=../../../../etc/passwd", 403),
-    ],
-)
-def test_attacks_are_refused_and_normal_requests_are_not(balanced: Lab, path: str, status: int) -> None:
-    headers = {"User-Agent": "Mozilla/5.0", "Accept": "*/*", "Host": "shop.example.com"}
-    assert get("lb1", "guarded", path, headers)[0] == status
+def test_attacks_are_refused_and_normal_requests_are_not(balanced: Lab) -> None:
+    corpus = json.loads((ROOT / "tests" / "web" / "firewall.json").read_text())
+    agent = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
+    headers = {"User-Agent": agent, "Accept": "*/*", "Host": "shop.example.com"}
+    misjudged = []
+    for kind, expected in (("attacks", 403), ("normal", 200)):
+        for text in (text for texts in corpus[kind].values() for text in texts):
+            pairs = urllib.parse.urlencode({"q": text})
+            for way, path, body, content in (
+                ("query", f"/?{pairs}", None, {}),
+                ("form", "/", pairs, {"Content-Type": "application/x-www-form-urlencoded"}),
+                ("json", "/", json.dumps({"q": text}), {"Content-Type": "application/json"}),
+            ):
+                with contextlib.closing(
+                    http.client.HTTPConnection(ADDRESSES["lb1"], PORTS["guarded"], timeout=20)
+                ) as asked:
+                    asked.request("POST" if body else "GET", path, body, {**headers, **content})
+                    if (status := asked.getresponse().status) != expected:
+                        misjudged.append((way, text, status))
+    assert misjudged == []
 
 
 def test_state_is_shown_to_those_who_are_allowed_alone(balanced: Lab) -> None:

@@ -4,7 +4,7 @@
 """Ask load balancers for pages all the time, as browsers do, and note what was answered by whom.
 
 It works until a file appears or a time has passed, and prints one line of JSON with its figures; it fails when a request failed, or
-none was made at all.
+none was made at all. It can draw what it saw, second by second, with what others noted meanwhile.
 """
 
 from __future__ import annotations
@@ -18,20 +18,23 @@ import random
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from load_page import Answer, Note, page
 
 
 class Client(threading.Thread):
     """One client: it keeps its connection for some requests, then opens another one."""
 
     def __init__(self, url: str, paths: list[str], pause_s: float, seed: int) -> None:
-        """Take a load balancer's URL and the paths to ask for."""
+        """Take a load balancer's URL, which may have a name and "=" before it, and the paths to ask for."""
         super().__init__(daemon=True)
         self.failed: list[str] = []
-        self.names: collections.Counter[str] = collections.Counter()
-        self.latencies_s: list[float] = []
+        self.answers: list[Answer] = []
         self.stopping = threading.Event()
+        self._group, _equals, url = url.rpartition("=")
         self._base = urlsplit(url)
         self._paths = paths
         self._pause_s = pause_s
@@ -41,7 +44,7 @@ class Client(threading.Thread):
         """Ask until told to stop."""
         connection = http.client.HTTPConnection(str(self._base.hostname), self._base.port or 80, timeout=20)
         while not self.stopping.wait(self._random.uniform(0, 2 * self._pause_s)):
-            path, began_s = self._random.choice(self._paths), time.monotonic()
+            path, began_s, name = self._random.choice(self._paths), time.monotonic(), ""
             try:
                 last = self._random.random() < 0.1
                 connection.request("GET", path, headers={"Connection": "close"} if last else {})
@@ -50,21 +53,22 @@ class Client(threading.Thread):
                 if last:
                     connection.close()
                 if answer.status == 200:
-                    self.names[json.loads(body)["name"]] += 1
+                    name = str(json.loads(body)["name"])
                 else:
                     self.failed.append(f"{path}: status {answer.status}")
             except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
                 connection.close()
                 self.failed.append(f"{path}: {error!r}")
-            self.latencies_s.append(time.monotonic() - began_s)
+            self.answers.append(Answer(time.time(), self._group, name, time.monotonic() - began_s))
         connection.close()
 
 
 def figures(clients: list[Client]) -> dict[str, Any]:
     """Return what all clients have seen."""
-    ordered = sorted(value for client in clients for value in client.latencies_s)
+    answers = [answer for client in clients for answer in client.answers]
+    ordered = sorted(answer.latency_s for answer in answers)
     failed = [text for client in clients for text in client.failed]
-    names = sum((client.names for client in clients), collections.Counter())
+    names = collections.Counter(answer.name for answer in answers if answer.name)
     return {
         "requests": len(ordered),
         "failed": len(failed),
@@ -75,15 +79,27 @@ def figures(clients: list[Client]) -> dict[str, Any]:
     }
 
 
+def notes(path: Path | None) -> list[Note]:
+    """Read what others noted, if they did."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else []
+    return [Note(float(moment), text) for moment, _space, text in (line.partition(" ") for line in lines)]
+
+
 def main() -> int:
     """Run the load as a program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("urls", nargs="+", help="load balancers, such as http://10.77.0.71")
+    parser.add_argument(
+        "urls", nargs="+", help="load balancers, such as http://10.77.0.71; shop=http://10.77.0.71 is drawn as shop"
+    )
     parser.add_argument("--path", action="append", help="path to ask for, / unless given")
     parser.add_argument("--clients", type=int, default=4, help="clients of each (default: %(default)s)")
     parser.add_argument("--pause-s", type=float, default=0.02, help="mean pause of a client (default: %(default)s)")
     parser.add_argument("--for-s", type=float, default=600, help="seconds to work at most (default: %(default)s)")
     parser.add_argument("--until", help="file whose appearance ends the work")
+    parser.add_argument("--report", type=Path, help="page to write, in HTML")
+    parser.add_argument(
+        "--notes", type=Path, help="file with what happened meanwhile: seconds since 1970 and words, a line each"
+    )
     options = parser.parse_args()
     pairs = [(url, number) for url in options.urls for number in range(options.clients)]
     clients = [Client(url, options.path or ["/"], options.pause_s, seed) for seed, (url, _number) in enumerate(pairs)]
@@ -92,7 +108,9 @@ def main() -> int:
     deadline = time.monotonic() + options.for_s
     while time.monotonic() < deadline and not (options.until and os.path.exists(options.until)):
         time.sleep(0.1)
-        if any(client.failed for client in clients) and not any(client.names for client in clients):
+        if any(client.failed for client in clients) and not any(
+            answer.name for client in clients for answer in client.answers
+        ):
             # nothing works from the start: whoever waits for the end shall know
             break
     for client in clients:
@@ -100,6 +118,9 @@ def main() -> int:
     for client in clients:
         client.join(30)
     seen = figures(clients)
+    if options.report:
+        answers = [answer for client in clients for answer in client.answers]
+        options.report.write_text(page(answers, notes(options.notes), seen), encoding="utf-8")
     print(json.dumps(seen))
     return int(bool(seen["failed"] or not seen["requests"]))
 

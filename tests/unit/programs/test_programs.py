@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import subprocess
 import sys
 import threading
+import time
 import typing as t
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -54,7 +56,7 @@ def test_a_race_that_is_lost_or_proves_nothing_fails(order: str, field: str, val
 
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
-def test_a_load_fails_when_a_request_did(status: int, code: int, tmp_path: Path) -> None:
+def test_a_load_fails_when_a_request_did_and_draws_what_it_saw(status: int, code: int, tmp_path: Path) -> None:
     class Page(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -72,7 +74,10 @@ def test_a_load_fails_when_a_request_did(status: int, code: int, tmp_path: Path)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         command = [sys.executable, str(TESTS / "workloads" / "load_balancers.py"), "--for-s", "2"]
-        command += ["--clients", "1", f"http://127.0.0.1:{server.server_port}"]
+        command += ["--clients", "1", f"shop=http://127.0.0.1:{server.server_port}"]
+        report, notes = tmp_path / "report.html", tmp_path / "notes"
+        notes.write_text(f"1.5 before it\n{time.time() + 1} <app1> was killed\n")
+        command += ["--report", str(report), "--notes", str(notes)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     finally:
         server.shutdown()
@@ -82,6 +87,16 @@ def test_a_load_fails_when_a_request_did(status: int, code: int, tmp_path: Path)
     assert said["requests"] > 0
     assert said["failed"] == (said["requests"] if code else 0)
     assert said["answers"] == ({} if code else {"app1": said["requests"]})
+    drawn = report.read_text()
+    assert f"{said['requests']:,} requests, {said['failed']:,} failed" in drawn
+    assert "shop: answers a second" in drawn
+    assert "&lt;app1&gt; was killed</td>" in drawn
+    assert "before it" not in drawn
+    assert ('class="failed"' in drawn) is bool(code)
+    # each shape has a size: a page with something not finite would show nothing
+    sizes = [float(size) for size in re.findall(r'height="([0-9.]+)" (?:fill|class)', drawn)]
+    assert sizes
+    assert 0 < max(sizes) <= 150
 
 
 @pytest.mark.parametrize(
