@@ -11,8 +11,8 @@ than the flushed one, is stale. There must be none.
 The same is done in the order that comes to mind first, the edge before Redis, and in one pass. That must leave stale reads: a race
 that it could not lose would prove nothing.
 
-The edge is nginx with its purge module, started on a lab host for the time of the run, or what ``--edge`` names. The applications
-(playbooks/lab/apps.yml) and load balancers (playbooks/load_balancer.yml) must be there.
+The edge is nginx with its purge module, started on a lab host for the time of the run, or with ``--declared`` those of the inventory
+(playbooks/cdn.yml). The applications (playbooks/lab/apps.yml) and load balancers (playbooks/load_balancer.yml) must be there.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import psycopg
@@ -56,6 +56,8 @@ from integration.test_redis import ADMIN, CA, nodes, workload_of
 CHAOS = "cache_flush"
 FOLDER = "/var/tmp/headroom-chaos-edge"
 EDGE_PORT = 8401
+# that the edge is asked for
+HOST = "shop.lab"
 # the edge gives a fetch up after so long, see LIMIT_S of the application, which is below it
 EDGE_LIMIT_MS = 1000
 SLOW_S = 0.2
@@ -111,27 +113,37 @@ def addresses() -> dict[str, str]:
     }
 
 
+class Edge(NamedTuple):
+    """Where edges are read and purged, and how cache_flush is told of them."""
+
+    urls: list[str]
+    purge_urls: list[str]
+    method: str
+    path_prefix: str
+
+    @property
+    def layer(self) -> dict[str, Any]:
+        """What cache_flush is given."""
+        layer = {"name": "edge", "urls": self.purge_urls, "method": self.method, "path_prefix": self.path_prefix}
+        return {**layer, "host": HOST}
+
+
 class Flusher:
     """Flushes items, in one of the two orders."""
 
-    def __init__(self, options: argparse.Namespace, edge: str) -> None:
+    def __init__(self, options: argparse.Namespace, edge: Edge) -> None:
         """Take where the edge is, and how it purges."""
         self._options = options
         self._edge = edge
 
     def ours(self, items: list[int]) -> None:
         """Flush as the collection does it."""
-        self._flush(items, nodes=nodes(), http_caches=[self._layer()], in_flight_s=self._options.in_flight_s)
+        self._flush(items, nodes=nodes(), http_caches=[self._edge.layer], in_flight_s=self._options.in_flight_s)
 
     def naive(self, items: list[int]) -> None:
         """Flush the edge, then Redis, once."""
-        self._flush(items, http_caches=[self._layer()], in_flight_s=0.0)
+        self._flush(items, http_caches=[self._edge.layer], in_flight_s=0.0)
         self._flush(items, nodes=nodes(), in_flight_s=0.0)
-
-    def _layer(self) -> dict[str, Any]:
-        options = self._options
-        layer = {"name": "edge", "urls": [self._edge], "method": options.method, "path_prefix": options.path_prefix}
-        return {**layer, "host": options.host}
 
     def _flush(self, items: list[int], **layers: Any) -> None:
         params = {
@@ -151,10 +163,10 @@ class Flusher:
 class Race:
     """Readers, writers and evictions for the flushes of one order."""
 
-    def __init__(self, options: argparse.Namespace, edge: str, versions: dict[int, int]) -> None:
+    def __init__(self, options: argparse.Namespace, edge: Edge, versions: dict[int, int]) -> None:
         """Take where the edge is, and the versions of all items so far."""
         self.options = options
-        self.edge = urlsplit(edge)
+        self.edge = edge
         self.versions = versions
         # version that was flushed last; what is read from then on must not be older
         self.floors = dict(versions)
@@ -174,7 +186,7 @@ class Race:
         """Read an item at the edge; return whether it was stale."""
         floor = self.floors[item]
         try:
-            connection.request("GET", f"/item/{item}", headers={"Host": self.options.host})
+            connection.request("GET", f"/item/{item}", headers={"Host": HOST})
             answer = connection.getresponse()
             body = answer.read()
             problem = "" if answer.status == 200 else f"status {answer.status}"
@@ -195,12 +207,12 @@ class Race:
                 self.examples.append(f"item {item} was version {said['version']} after version {floor} was flushed")
             return True
 
-    def connection(self) -> http.client.HTTPConnection:
-        """Return a connection to the edge, which is opened by its first request."""
-        return http.client.HTTPConnection(str(self.edge.hostname), self.edge.port or 80, timeout=10)
+    def connection(self, number: int) -> http.client.HTTPConnection:
+        """Return a connection to one of the edges, which is opened by its first request."""
+        return _connection(self.edge.urls[number % len(self.edge.urls)])
 
     def _reader(self, seed: int) -> None:
-        numbers, connection = random.Random(seed), self.connection()
+        numbers, connection = random.Random(seed), self.connection(seed)
         while not self._stopping.wait(numbers.uniform(0, 2 * READ_S)):
             self.read(connection, numbers.choice(list(self.floors)))
         connection.close()
@@ -208,21 +220,21 @@ class Race:
     # ---- evictions, as caches do it when they are full
 
     def _evict(self) -> None:
-        numbers, connection = random.Random(0), self.connection()
+        numbers, connections = random.Random(0), [_connection(url) for url in self.edge.purge_urls]
         while not self._stopping.wait(EVICT_S):
-            item = numbers.choice(list(self.floors))
+            item, connection = numbers.choice(list(self.floors)), numbers.choice(connections)
             try:
                 if numbers.random() < 0.5:
                     self._redis.unlink(f"item:{item}")
                     continue
-                target = f"{self.options.path_prefix}/item/{item}"
-                connection.request(self.options.method, target, headers={"Host": self.options.host})
+                connection.request(self.edge.method, f"{self.edge.path_prefix}/item/{item}", headers={"Host": HOST})
                 connection.getresponse().read()
             except (OSError, http.client.HTTPException, redis.RedisError) as error:
                 connection.close()
                 with self._lock:
                     self.errors[f"eviction: {type(error).__name__}"] += 1
-        connection.close()
+        for connection in connections:
+            connection.close()
 
     # ---- writers
 
@@ -234,7 +246,7 @@ class Race:
 
     def _writer(self, number: int, flushes: int, way: Callable[[list[int]], None]) -> None:
         first = number * ITEMS_OF_A_WRITER + 1
-        connection, numbers = self.connection(), random.Random(number)
+        connection, numbers = self.connection(number), random.Random(number)
         for _flush in range(flushes):
             if self._stopping.wait(numbers.uniform(0, 0.5)):
                 return
@@ -288,6 +300,11 @@ class Race:
         }
 
 
+def _connection(url: str) -> http.client.HTTPConnection:
+    parts = urlsplit(url)
+    return http.client.HTTPConnection(str(parts.hostname), parts.port or 80, timeout=10)
+
+
 def database() -> str:
     """Return where the items are, for whoever changes them: the server that takes writes."""
     hosts = [address for name, address in addresses().items() if name.startswith("pg")]
@@ -299,13 +316,14 @@ def database() -> str:
 
 
 @contextlib.contextmanager
-def edge_of(options: argparse.Namespace, lab: Lab) -> Iterator[str]:
-    """Give the URL of the edge; without one, run nginx with its purge module on a lab host meanwhile."""
-    if options.edge:
-        yield options.edge
+def edge_of(options: argparse.Namespace, lab: Lab) -> Iterator[Edge]:
+    """Give the declared edges, or run nginx with its purge module on a lab host meanwhile."""
+    known = addresses()
+    if options.declared:
+        hosts = [known[host] for host in known if host.startswith("edge")]
+        yield Edge([f"http://{host}" for host in hosts], [f"http://{host}:8181" for host in hosts], "PURGE", "")
         return
     host = options.edge_host
-    known = addresses()
     text = EDGE.format(
         folder=FOLDER,
         address=f"{known[host]}:{EDGE_PORT}",
@@ -320,7 +338,8 @@ def edge_of(options: argparse.Namespace, lab: Lab) -> Iterator[str]:
         lab.run(host, "sh", "-e", stdin=script, timeout_s=300)
         with unit(lab, host, "headroom-chaos-edge", "nginx", "-g", "daemon off;", "-c", f"{FOLDER}/nginx.conf"):
             wait_until_open([(known[host], EDGE_PORT)])
-            yield f"http://{known[host]}:{EDGE_PORT}"
+            url = f"http://{known[host]}:{EDGE_PORT}"
+            yield Edge([url], [url], "GET", "/purge")
 
 
 @contextlib.contextmanager
@@ -359,16 +378,13 @@ def arguments() -> argparse.Namespace:
         default=1.5,
         help="of cache_flush; more than an item may be on its way through the edge (default: %(default)s)",
     )
-    parser.add_argument("--edge", default="", help="URL of an edge before the load balancer, in place of one's own")
+    parser.add_argument(
+        "--declared", action="store_true", help="through the edges of the inventory, in place of one's own"
+    )
     parser.add_argument(
         "--edge-host", default="lb2", help="lab host with nginx for the edge of one's own (default: lb2)"
     )
     parser.add_argument("--balancer", default="lb1", help="lab host behind that edge (default: lb1)")
-    parser.add_argument("--host", default="shop.lab", help="name that the edge is asked for (default: %(default)s)")
-    parser.add_argument("--method", default="GET", help="method that purges at the edge (default: %(default)s)")
-    parser.add_argument(
-        "--path-prefix", default="/purge", help="what comes before a purged path (default: %(default)s)"
-    )
     parser.add_argument("--quick", action="store_true", help="30 flushes in each order, to see that it works")
     options = parser.parse_args()
     if options.quick:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import typing as t
 from dataclasses import dataclass, field
@@ -16,8 +17,8 @@ from .exchange import Answer, Base, Connection, HttpError, Trust
 from .model import NGINX, VARNISH, Counts, Targets, number
 from .plan import coalesce, is_wildcard
 
-# connections to each host
-CONNECTIONS = 8
+# connections to each host, and requests that are under way on each
+CONNECTIONS, PIPELINE = 4, 64
 MOST_HEADER = 4000
 BAN_HEADER = "X-Ban-Url"
 # what caches say of something that they do not hold
@@ -130,13 +131,15 @@ class HttpLayer:
 
         async def work() -> None:
             async with Connection(base, self.trust, self.timeout_s) as connection:
-                for request in waiting:
+                while part := list(itertools.islice(waiting, PIPELINE)):
                     if row["error"]:
                         return
-                    headers = {**self.cache.headers, **request.headers}
-                    answer = await connection.ask(request.method, request.target, headers)
-                    row["sent"] += 1
-                    self._judge(base, request, answer, row)
+                    answers = await connection.ask_all(
+                        [(one.method, one.target, {**self.cache.headers, **one.headers}) for one in part]
+                    )
+                    row["sent"] += len(answers)
+                    for request, answer in zip(part, answers, strict=True):
+                        self._judge(base, request, answer, row)
 
         async def guarded() -> None:
             try:

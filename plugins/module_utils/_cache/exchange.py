@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import http.client
-import io
 import socket
 import ssl
 import time
@@ -119,6 +118,58 @@ class Connection:
         """Close it."""
         self.close()
 
+    async def ask_all(self, requests: t.Sequence[tuple[str, str, t.Mapping[str, str]]]) -> list[Answer]:
+        """Send requests (method, target, headers) without waiting for one another's answers, and return the answers, in order.
+
+        What has been sent is sent again when the server closes in between, so they must be such that may be sent twice.
+
+        :raises HttpError: when there is no answer for so long as an exchange may take.
+        """
+        loop = asyncio.get_running_loop()
+        answers: list[Answer] = []
+        moved_s = loop.time()
+        late = False
+
+        def watch() -> None:
+            nonlocal late, timer
+            rest_s = moved_s + self._limit_s - loop.time()
+            if rest_s > 0:
+                timer = loop.call_later(rest_s, watch)
+            else:
+                late = True
+                self.close()
+
+        # one timer for all of them: one for each would cost more than the exchange
+        timer = loop.call_later(self._limit_s, watch)
+        try:
+            while len(answers) < len(requests):
+                fresh, before = self._streams is None, len(answers)
+                try:
+                    if fresh:
+                        self._streams = await asyncio.wait_for(self._open(), self._limit_s)
+                    streams = t.cast("tuple[asyncio.StreamReader, asyncio.StreamWriter]", self._streams)
+                    streams[1].write(b"".join(self._head(*request) for request in requests[before:]))
+                    # what the server closes after an answer, it has not answered
+                    while len(answers) < len(requests) and self._streams is streams:
+                        status, found, body = await self._answer(streams[0], requests[len(answers)][0])
+                        now_s = loop.time()
+                        answers.append(Answer(status, found, body, now_s - moved_s))
+                        moved_s = now_s
+                except (ConnectionError, asyncio.IncompleteReadError):
+                    self.close()
+                    if late or (fresh and len(answers) == before):
+                        raise
+        except BaseException as error:
+            self.close()
+            method, target, _headers = requests[len(answers)]
+            failure = self._failure(method, target, TimeoutError() if late else error)
+            if failure is None:
+                raise
+            raise failure from error
+        finally:
+            timer.cancel()
+        return answers
+
     async def ask(self, method: str, target: str, headers: t.Mapping[str, str]) -> Answer:
         """Send one request and return the answer.
 
@@ -142,33 +193,45 @@ class Connection:
             streams[1].transport.abort()
 
     async def _ask(self, method: str, target: str, headers: t.Mapping[str, str]) -> tuple[int, dict[str, str], bytes]:
-        given = {"Host": self.base.name, "User-Agent": "headroom.scale", "Accept-Encoding": "identity", **headers}
-        head = f"{method} {target} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in given.items())
-        data = (head + "\r\n").encode("latin-1")
+        data = self._head(method, target, headers)
         if self._streams is not None:
             try:
                 return await self._exchange(method, data)
             except (ConnectionError, asyncio.IncompleteReadError):
                 # the server may close a connection that rests; what is sent here can be sent twice
                 self.close()
-        tls = {"ssl": _context(self._trust), "server_hostname": self.base.server_name} if self.base.tls else {}
-        self._streams = await asyncio.open_connection(self.base.host, self.base.port, limit=MOST_HEAD, **tls)
+        self._streams = await self._open()
         return await self._exchange(method, data)
+
+    def _head(self, method: str, target: str, headers: t.Mapping[str, str]) -> bytes:
+        given = {"Host": self.base.name, "User-Agent": "headroom.scale", "Accept-Encoding": "identity", **headers}
+        head = f"{method} {target} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in given.items())
+        return (head + "\r\n").encode("latin-1")
+
+    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        tls = {"ssl": _context(self._trust), "server_hostname": self.base.server_name} if self.base.tls else {}
+        return await asyncio.open_connection(self.base.host, self.base.port, limit=MOST_HEAD, **tls)
 
     async def _exchange(self, method: str, data: bytes) -> tuple[int, dict[str, str], bytes]:
         reader, writer = t.cast("tuple[asyncio.StreamReader, asyncio.StreamWriter]", self._streams)
         writer.write(data)
         await writer.drain()
+        return await self._answer(reader, method)
+
+    async def _answer(self, reader: asyncio.StreamReader, method: str) -> tuple[int, dict[str, str], bytes]:
+        """Read one answer, and close the connection where nothing can follow."""
         status = 100
         while status < 200:
             head = await reader.readuntil(b"\r\n\r\n")
-            line, _end, rest = head.partition(b"\r\n")
-            version, _space, words = line.decode("latin-1").partition(" ")
+            line, *lines = head[:-4].decode("latin-1").split("\r\n")
+            version, _space, words = line.partition(" ")
             if not version.startswith("HTTP/1.") or not words[:3].isdigit():
                 raise ValueError("what came is no answer of an HTTP server")
             status = int(words[:3])
-        fields = http.client.parse_headers(io.BytesIO(rest))
-        headers = {name.lower(): value for name, value in fields.items()}
+        headers: dict[str, str] = {}
+        for line in lines:
+            name, _colon, value = line.partition(":")
+            headers.setdefault(name.strip().lower(), value.strip())
         body, lasts = await self._body(reader, method, status, headers)
         if not lasts or version == "HTTP/1.0" or headers.get("connection", "").lower() == "close":
             self.close()
