@@ -108,7 +108,7 @@ def addresses() -> dict[str, str]:
     groups = yaml.safe_load((INVENTORIES[0] / "hosts.yml").read_text())["all"]["children"]["lab"]["children"]
     return {
         name: row["ansible_host"]
-        for group in ("postgresql", "load_balancers", "apps")
+        for group in ("postgresql", "load_balancers", "edges", "apps")
         for name, row in groups[group]["hosts"].items()
     }
 

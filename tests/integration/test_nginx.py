@@ -178,6 +178,19 @@ def test_check_mode_foretells_a_weight_and_says_it_in_words(balanced: Lab) -> No
     assert state("lb2", "app1")["weight"] == 3
 
 
+def test_check_mode_leaves_no_file_where_nginx_does_not_run(balanced: Lab) -> None:
+    look = ("find", "/etc/nginx", "/run", "/var/lib/nginx", "-xdev", "-name", "*nginx*", "-printf", "%p %T@\n")
+    balanced.run("lb2", "systemctl", "stop", "nginx")
+    try:
+        before = balanced.run("lb2", *look)
+        balanced.play(
+            "load_balancer.yml", "--check", nginx_load_balancer_upstreams=changed_upstreams(app1={"weight": 4})
+        )
+        assert balanced.run("lb2", *look) == before
+    finally:
+        balanced.run("lb2", "systemctl", "start", "nginx")
+
+
 @pytest.mark.parametrize("server", ["app", "native"])
 def test_requests_are_shared_by_weight(balanced: Lab, server: str) -> None:
     share_is(counts("lb1", server, 1200), 3, 2, 1)

@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import os
 import typing as t
+from dataclasses import replace
 
 from .._common.nginx.converge import EXPECTED, Declared, require
 from .._common.nginx.converge import converge as converge_host
@@ -28,11 +30,15 @@ def converge(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any
     def rendered(base: str) -> tuple[str, dict[str, str]]:
         return render(wanted, build, now.addresses, base)
 
+    def aside(base: str) -> tuple[str, dict[str, str]]:
+        # nginx makes its pid file when it only checks
+        return render(wanted, replace(build, pid_file=os.path.join(base, "nginx.pid")), now.addresses, base)
+
     declared = Declared(
         wanted.management,
         facts(wanted),
         rendered,
-        rendered,
+        aside,
         [one.certificate for one in wanted.virtual_servers if one.certificate],
         frozenset(upstream.name for upstream in wanted.upstreams),
         lambda names: silent(wanted, names),
