@@ -239,7 +239,7 @@ def _http(edge: Edge, directory: str) -> list[str]:
         "lua_shared_dict headroom_passed 1m;",
         f'init_by_lua_block {{ headroom = dofile("{RELEASE}/edge.lua").init(dofile("{RELEASE}/rules.lua")) }}',
         "init_worker_by_lua_block { headroom.start() }",
-        f"proxy_cache_path {directory}/objects levels=1:2 keys_zone={_zone(cache.directory)}:{max(10, cache.size_mb // 125)}m "
+        f"proxy_cache_path {directory}/objects levels=1:2 keys_zone={_zone(cache.directory)}:{keys_mb(cache.size_mb)}m "
         f"max_size={cache.size_mb}m inactive={cache.inactive_s}s use_temp_path=off;",
         f"upstream headroom_inner {{ server 127.0.0.1:{edge.internal_port} max_fails=0; keepalive 64; }}",
     ]
@@ -252,6 +252,15 @@ def _http(edge: Edge, directory: str) -> list[str]:
         lines += indent(['default "";', *(f"{network} {country};" for network, country in edge.country.networks)])
         lines.append("}")
     return lines
+
+
+def keys_mb(size_mb: int) -> int:
+    """Return the memory for the keys of a cache, in MB: it must not be full before the disk is, since nginx then answers some with 500.
+
+    An answer takes at least a block of 4 KiB of the disk, and 128 bytes here. Only what is used is taken from the host. Where it would be
+    more than 4 GiB, answers are taken to have some 17 KB on average.
+    """
+    return max(10, min(-(-size_mb // 28), max(4096, size_mb // 125)))
 
 
 def _zone(directory: str) -> str:

@@ -13,7 +13,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.headroom.scale.plugins.module_utils._cdn.nginx.converge import missing
 from ansible_collections.headroom.scale.plugins.module_utils._cdn.nginx.model import Edge
 from ansible_collections.headroom.scale.plugins.module_utils._cdn.nginx.options import edge_spec, parse_edge
-from ansible_collections.headroom.scale.plugins.module_utils._cdn.nginx.render import facts, render
+from ansible_collections.headroom.scale.plugins.module_utils._cdn.nginx.render import facts, keys_mb, render
 from ansible_collections.headroom.scale.plugins.module_utils._common.nginx.model import Build, Observed
 from ansible_collections.headroom.scale.plugins.module_utils._common.nginx.plan import plan, shown
 from cdn.table import DESCRIPTION
@@ -111,3 +111,11 @@ def test_what_the_installed_nginx_lacks_is_named() -> None:
     said = {option: remedy for option, _value, remedy in missing(edge(), BUILD)}
     assert set(said) == {"program", "http_version", "trusted_proxies"}
     assert "libnginx-mod-http-lua" in said["program"]
+
+
+@given(st.integers(1, 100_000_000))
+def test_the_keys_of_all_that_the_disk_holds_have_room(size_mb: int) -> None:
+    entries = keys_mb(size_mb) * 1024 * 1024 / 128
+    # a slab gives some of its pages to itself
+    assert entries * (4096 if size_mb <= 100_000 else 17_500) * 0.95 > size_mb * 1024 * 1024
+    assert keys_mb(size_mb) <= max(4096, size_mb / 100)
