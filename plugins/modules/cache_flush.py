@@ -82,6 +82,12 @@ options:
     type: bool
     default: false
     version_added: 0.1.0
+  dry_run:
+    description:
+      - Counts what would be flushed, as check mode does, and flushes nothing. A play in which other tasks are to run can ask for it.
+    type: bool
+    default: false
+    version_added: 0.1.0
   nodes:
     description:
       - Nodes of a Redis Cluster, or one or more servers without a cluster. Without them there is no layer of Redis.
@@ -239,6 +245,14 @@ options:
           - Paths that are invalidated at most. Where there are more, siblings are joined to a wildcard below their folder, deepest folders
             first. Without it all paths are sent, in as many invalidations as the limits of CloudFront ask for.
         type: int
+        version_added: 0.1.0
+      tags:
+        description:
+          - Whether tags are invalidated there too, each as C(#tag), which costs as much as a path. The distribution must have a
+            C(CacheTagConfig), the header in which the origin gives the tags; one without it takes such an invalidation and flushes nothing.
+          - A tag has at most 256 characters there, and is the same in capitals.
+        type: bool
+        default: false
         version_added: 0.1.0
       wait_timeout_s:
         description:
@@ -620,10 +634,16 @@ from ansible_collections.headroom.scale.plugins.module_utils._common.redis.conne
 from ansible_collections.headroom.scale.plugins.module_utils._common.run import run
 
 
+def work(module):
+    result = flush(parse_options(module.params), module.check_mode or module.params["dry_run"])
+    # a run that only counts changes nothing, in check mode too
+    return {**result, "changed": False} if module.params["dry_run"] else result
+
+
 def main():
     spec = flush_spec().merge(connection_spec())
     module = AnsibleModule(supports_check_mode=True, **spec.to_kwargs())
-    run(module, lambda module: flush(parse_options(module.params), module.check_mode))
+    run(module, work)
 
 
 if __name__ == "__main__":

@@ -338,9 +338,9 @@ class Layer(CloudFrontResponse):
         batch = self._get_param("InvalidationBatch")
         _counted(batch)
         paths = [*self._open(identifier), *_items(batch["Paths"])]
-        bad = [path for path in paths if not path.startswith("/") or "*" in path[:-1]]
+        bad = [path for path in paths if path[0] != "#" and (path[0] != "/" or "*" in path[:-1])]
         _refuse(bad, "InvalidArgument", "Your request contains one or more invalid invalidation paths.")
-        full = len(paths) > 3000 or sum(path.endswith("*") for path in paths) > 15
+        full = len(paths) > 3000 or sum(path[0] == "/" and path[-1] == "*" for path in paths) > 15
         _refuse(full, "TooManyInvalidationsInProgress", "Processing your request will cause you to exceed the limits.")
         item = Item(batch, of=identifier)
         self.emulator.invalidations[item.id] = item

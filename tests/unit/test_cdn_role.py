@@ -155,5 +155,21 @@ def test_the_role_wires_buckets_distribution_and_records(tmp_path: pathlib.Path)
         assert play(tmp_path, cdn_cloudfront_login=login)["changed"] == 0
         assert aws.writes == []
         assert aws.problems == []
+
+        # one record has been pointed to another place, which keeps it
+        elsewhere = {
+            "Name": "www.example.com",
+            "Type": "AAAA",
+            "TTL": 60,
+            "ResourceRecords": [{"Value": "2001:db8::1"}],
+        }
+        dns.change_resource_record_sets(
+            HostedZoneId=zone, ChangeBatch={"Changes": [{"Action": "UPSERT", "ResourceRecordSet": elsewhere}]}
+        )
+        assert play(tmp_path, cdn_cloudfront_login=login, cdn_state="absent")["changed"] == 2
+        found = dns.list_resource_record_sets(HostedZoneId=zone)["ResourceRecordSets"]
+        assert [record["Type"] for record in found if record["Name"] == "www.example.com."] == ["AAAA"]
+        assert play(tmp_path, cdn_cloudfront_login=login, cdn_state="absent")["changed"] == 0
+        assert aws.problems == []
     finally:
         aws.stop()

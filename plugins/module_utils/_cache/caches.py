@@ -128,18 +128,23 @@ class HttpLayer:
         """Send all requests to one host on some connections; one that fails ends those to this host."""
         row: dict[str, t.Any] = {"url": base.url, "sent": 0, "purged": 0, "absent": 0, "error": None}
         waiting = iter(self._requests)
+        # few requests are shared out too
+        most = min(PIPELINE, -(-len(self._requests) // CONNECTIONS))
 
         async def work() -> None:
             async with Connection(base, self.trust, self.timeout_s) as connection:
-                while part := list(itertools.islice(waiting, PIPELINE)):
+                while part := list(itertools.islice(waiting, most)):
                     if row["error"]:
                         return
-                    answers = await connection.ask_all(
-                        [(one.method, one.target, {**self.cache.headers, **one.headers}) for one in part]
+
+                    def take(number: int, answer: Answer, part: list[Request] = part) -> None:
+                        row["sent"] += 1
+                        refusal = self._judge(base, part[number], answer, row)
+                        row["error"] = row["error"] or refusal
+
+                    await connection.ask_all(
+                        [(one.method, one.target, {**self.cache.headers, **one.headers}) for one in part], take
                     )
-                    row["sent"] += len(answers)
-                    for request, answer in zip(part, answers, strict=True):
-                        self._judge(base, request, answer, row)
 
         async def guarded() -> None:
             try:
@@ -150,16 +155,18 @@ class HttpLayer:
         await asyncio.gather(*(guarded() for _number in range(min(CONNECTIONS, len(self._requests)))))
         return row
 
-    def _judge(self, base: Base, request: Request, answer: Answer, row: dict[str, t.Any]) -> None:
+    def _judge(self, base: Base, request: Request, answer: Answer, row: dict[str, t.Any]) -> HttpError | None:
+        """Count an answer, and return what is wrong with it: what was sent after it is answered too, and counts."""
         if 200 <= answer.status < 300:
             row["purged"] += 1
         elif answer.status in _ABSENT and self.kind == NGINX:
             row["absent"] += 1
         else:
             hint = "Allow this address to purge there." if answer.status in (401, 403, 405) else "Look at its log."
-            raise HttpError(
+            return HttpError(
                 f"Failed to {request.method} {request.target[:200]} on {base.url}: it answers {answer.status}. {hint}",
                 code="refused",
                 url=base.url,
                 status=answer.status,
             )
+        return None

@@ -17,6 +17,8 @@ from .model import CLOUDFRONT, Counts, Targets, number
 from .plan import batches, coalesce, cost
 
 POLL_S = 5.0
+# characters of a tag
+MOST_TAG = 256
 
 
 class CloudfrontLayer:
@@ -26,13 +28,22 @@ class CloudfrontLayer:
     kind = CLOUDFRONT
 
     def __init__(
-        self, distribution_id: str, access: Access, targets: Targets, max_paths: int | None, wait_timeout_s: float
+        self,
+        distribution_id: str,
+        access: Access,
+        targets: Targets,
+        max_paths: int | None,
+        wait_timeout_s: float,
+        by_tags: bool = False,
     ) -> None:
-        """Take the distribution and what is flushed there."""
+        """Take the distribution and what is flushed there; ``by_tags`` where it keeps the tags of its objects."""
         self.distribution_id = distribution_id
         self.access = access
         self.wait_timeout_s = wait_timeout_s
         self.paths = ["/*"] if targets.everything else coalesce(targets.paths, max_paths)
+        if by_tags and not targets.everything:
+            # to CloudFront a tag is the same in capitals, and each costs what a path does
+            self.paths += [f"#{tag}" for tag in sorted({tag.lower() for tag in targets.tags})]
         # what has been asked for and was not seen done: an attempt after a failure waits for it instead of paying twice
         self._open: list[tuple[str, list[str]]] = []
         self._done: list[tuple[str, list[str]]] = []
@@ -44,7 +55,9 @@ class CloudfrontLayer:
 
     def describe(self) -> str:
         """Return in a line what is flushed there."""
-        return f"{number(len(self.paths), 'paths')} of distribution {self.distribution_id}"
+        tags = sum(path.startswith("#") for path in self.paths)
+        more = f" and {number(tags, 'tags')}" if tags else ""
+        return f"{number(len(self.paths) - tags, 'paths')}{more} of distribution {self.distribution_id}"
 
     def prepare(self) -> None:
         """Require the driver and a login that can be tried."""

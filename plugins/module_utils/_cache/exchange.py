@@ -98,6 +98,14 @@ def parse_url(option: str, url: str, name: str | None = None, bare: bool = False
     return base, (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    """Return a line of a body that comes in chunks, without what follows its first word."""
+    line = await reader.readline()
+    if not line.endswith(b"\n"):
+        raise asyncio.IncompleteReadError(line, None)
+    return line.split(b";")[0].strip()
+
+
 class Connection:
     """One connection, opened by the first exchange and again when the server has closed it."""
 
@@ -118,17 +126,25 @@ class Connection:
         """Close it."""
         self.close()
 
-    async def ask_all(self, requests: t.Sequence[tuple[str, str, t.Mapping[str, str]]]) -> list[Answer]:
-        """Send requests (method, target, headers) without waiting for one another's answers, and return the answers, in order.
+    async def ask_all(
+        self, requests: t.Sequence[tuple[str, str, t.Mapping[str, str]]], take: t.Callable[[int, Answer], None]
+    ) -> None:
+        """Send requests (method, target, headers) without waiting for one another's answers.
 
         What has been sent is sent again when the server closes in between, so they must be such that may be sent twice.
 
+        :param take: is given the number of each request and its answer, in order, as soon as it is there.
         :raises HttpError: when there is no answer for so long as an exchange may take.
         """
         loop = asyncio.get_running_loop()
-        answers: list[Answer] = []
+        answered = 0
         moved_s = loop.time()
         late = False
+
+        def in_time() -> None:
+            # a connection that is closed while a body comes ends some bodies too early, and others not at all
+            if late:
+                raise TimeoutError
 
         def watch() -> None:
             nonlocal late, timer
@@ -142,33 +158,36 @@ class Connection:
         # one timer for all of them: one for each would cost more than the exchange
         timer = loop.call_later(self._limit_s, watch)
         try:
-            while len(answers) < len(requests):
-                fresh, before = self._streams is None, len(answers)
+            while answered < len(requests):
+                fresh, before = self._streams is None, answered
                 try:
                     if fresh:
                         self._streams = await asyncio.wait_for(self._open(), self._limit_s)
+                        in_time()
                     streams = t.cast("tuple[asyncio.StreamReader, asyncio.StreamWriter]", self._streams)
                     streams[1].write(b"".join(self._head(*request) for request in requests[before:]))
                     # what the server closes after an answer, it has not answered
-                    while len(answers) < len(requests) and self._streams is streams:
-                        status, found, body = await self._answer(streams[0], requests[len(answers)][0])
+                    while answered < len(requests) and self._streams is streams:
+                        status, found, body = await self._answer(streams[0], requests[answered][0])
+                        in_time()
                         now_s = loop.time()
-                        answers.append(Answer(status, found, body, now_s - moved_s))
+                        take(answered, Answer(status, found, body, now_s - moved_s))
+                        answered += 1
                         moved_s = now_s
                 except (ConnectionError, asyncio.IncompleteReadError):
                     self.close()
-                    if late or (fresh and len(answers) == before):
+                    in_time()
+                    if fresh and answered == before:
                         raise
         except BaseException as error:
             self.close()
-            method, target, _headers = requests[len(answers)]
-            failure = self._failure(method, target, TimeoutError() if late else error)
+            method, target, _headers = requests[min(answered, len(requests) - 1)]
+            failure = self._failure(method, target, error)
             if failure is None:
                 raise
             raise failure from error
         finally:
             timer.cancel()
-        return answers
 
     async def ask(self, method: str, target: str, headers: t.Mapping[str, str]) -> Answer:
         """Send one request and return the answer.
@@ -246,12 +265,12 @@ class Connection:
             return b"", True
         if headers.get("transfer-encoding", "").lower() == "chunked":
             parts: list[bytes] = []
-            while size := int((await reader.readline()).split(b";")[0], 16):
+            while size := int(await _line(reader), 16):
                 if size + sum(map(len, parts)) > MOST_BODY:
                     raise ValueError(f"the answer is longer than {MOST_BODY} bytes")
                 parts.append(await reader.readexactly(size))
                 await reader.readexactly(2)
-            while (await reader.readline()).strip():
+            while await _line(reader):
                 pass
             return b"".join(parts), True
         if "content-length" in headers:

@@ -16,7 +16,7 @@ from .._common.errors import OptionError
 from .._common.redis import connection as redis_connection
 from .._common.redis.connection import Login, parse_nodes
 from .caches import Cache, HttpLayer
-from .cloudfront import CloudfrontLayer
+from .cloudfront import MOST_TAG, CloudfrontLayer
 from .exchange import Trust, parse_url
 from .guard import Limits
 from .model import CLOUDFRONT, KINDS, NGINX, REDIS, VARNISH, Layer, Targets
@@ -45,6 +45,7 @@ def flush_spec() -> ArgumentSpec:
     distribution = {
         "distribution_id": {"type": "str", "required": True},
         "max_paths": {"type": "int"},
+        "tags": {"type": "bool", "default": False},
         "wait_timeout_s": {"type": "float", "default": 900.0},
     }
     access = aws.connection_spec()
@@ -73,6 +74,7 @@ def flush_spec() -> ArgumentSpec:
             **{kind: {**texts, "no_log": False} if kind == "keys" else texts for kind in KINDS},
             "scope": {"type": "str", "choices": ["entities", "all"], "default": "entities"},
             "confirm_all": {"type": "bool", "default": False},
+            "dry_run": {"type": "bool", "default": False},
             "nodes": nodes,
             "tag_key": {"type": "str", "default": "tag:{tag}", "no_log": False},
             "max_rate_keys_s": {"type": "int", "default": 0, "no_log": False},
@@ -214,7 +216,11 @@ def _rules(given: t.Mapping[str, t.Any]) -> dict[str, dict[str, list[str]]]:
 def _ignored(params: t.Mapping[str, t.Any], targets: Targets) -> tuple[str, ...]:
     """Return the kinds of what is to be flushed that no layer has."""
     web = bool(params["http_caches"] or params["cloudfront"])
-    tagged = bool(params["nodes"]) or any(one["tags_header"] or one["kind"] == VARNISH for one in params["http_caches"])
+    tagged = (
+        bool(params["nodes"])
+        or any(one["tags_header"] or one["kind"] == VARNISH for one in params["http_caches"])
+        or bool(params["cloudfront"] and params["cloudfront"]["tags"])
+    )
     has = {"patterns": bool(params["nodes"]), "keys": bool(params["nodes"]), "tags": tagged, "paths": web}
     for kind in KINDS:
         if params[kind] and not has[kind]:
@@ -283,9 +289,12 @@ def _cloudfront(given: t.Mapping[str, t.Any], targets: Targets) -> CloudfrontLay
     if given["max_paths"] is not None:
         _bounded("cloudfront.max_paths", given["max_paths"], 1, 1_000_000)
     _bounded("cloudfront.wait_timeout_s", given["wait_timeout_s"], 0, 86_400)
+    long = next((tag for tag in targets.tags if len(tag) > MOST_TAG), None) if given["tags"] else None
+    if long is not None:
+        raise OptionError("tags", long, f"CloudFront takes at most {MOST_TAG} characters; give a shorter tag.")
     try:
         return CloudfrontLayer(
-            identifier, aws.parse_access(given), targets, given["max_paths"], given["wait_timeout_s"]
+            identifier, aws.parse_access(given), targets, given["max_paths"], given["wait_timeout_s"], given["tags"]
         )
     except Unusable as error:
         raise OptionError(error.where, error.value, error.remedy) from error

@@ -132,8 +132,8 @@ def not_before(step: Step, layers: t.Sequence[str], began_s: float, ended_s: t.M
 
 
 def is_wildcard(path: str) -> bool:
-    """Whether a path stands for all that begin with it."""
-    return path.endswith("*")
+    """Whether a path stands for all that begin with it. A tag, as "#tag", never does."""
+    return path.endswith("*") and not path.startswith("#")
 
 
 def covers(wildcard: str, path: str) -> bool:

@@ -58,7 +58,16 @@ def ask(server: Purger, targets: list[str]) -> list[Answer]:
             port = listening.sockets[0].getsockname()[1]
             base = Base("127.0.0.1", port, False, "shop.example.com")
             async with Connection(base, Trust(), LIMIT_S) as connection:
-                return await connection.ask_all([("PURGE", target, {}) for target in targets])
+                found: list[Answer] = []
+
+                def take(number: int, answer: Answer) -> None:
+                    assert number == len(found)
+                    found.append(answer)
+
+                # a test shall fail, not hang
+                asked = connection.ask_all([("PURGE", target, {}) for target in targets], take)
+                await asyncio.wait_for(asked, 20 * LIMIT_S)
+                return found
 
     return asyncio.run(work())
 
@@ -84,9 +93,76 @@ def test_each_request_has_its_own_answer_whatever_the_server_does_to_connections
 
 
 def test_requests_do_not_wait_for_one_another() -> None:
-    server = Purger()
-    ask(server, TARGETS)
-    assert server.connections == 1
+    class Patient(Purger):
+        async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            # it answers none before it has all
+            heads = [await reader.readuntil(b"\r\n\r\n") for _target in TARGETS]
+            writer.write(b"".join(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n" + head.split()[1] for head in heads))
+            await writer.drain()
+            writer.close()
+
+    assert [answer.body.decode() for answer in ask(Patient(), TARGETS)] == TARGETS
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        # what has no length ends with the connection, which the time-out closes
+        b"HTTP/1.1 200 OK\r\n\r\nhalf of it",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\nhalf of it",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+    ],
+    ids=["without a length", "with a length", "in chunks"],
+)
+@pytest.mark.parametrize("targets", [TARGETS[:1], TARGETS], ids=["one", "ten"])
+def test_an_answer_that_stops_half_way_is_none(answer: bytes, targets: list[str]) -> None:
+    class Halting(Purger):
+        async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            if not self.connections:
+                writer.write(answer)
+            self.connections += 1
+            await asyncio.sleep(6 * LIMIT_S)
+            writer.close()
+
+    with pytest.raises(HttpError, match=r"Failed to PURGE /0 on .*: no answer within 0\.5 s"):
+        ask(Halting(), targets)
+
+
+def test_the_limit_goes_on_over_a_connection_that_is_opened_again() -> None:
+    class Slowing(Purger):
+        async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            if not self.connections:
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                await writer.drain()
+                await asyncio.sleep(LIMIT_S - 0.1)
+                writer.close()
+            self.connections += 1
+            await asyncio.sleep(6 * LIMIT_S)
+
+    with pytest.raises(HttpError, match=r"Failed to PURGE /1 on .*: no answer within 0\.5 s"):
+        ask(Slowing(), TARGETS)
+
+
+def test_an_answer_in_chunks_is_read_to_its_end_and_one_that_is_cut_off_is_asked_for_again() -> None:
+    class Chunking(Purger):
+        async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self.connections += 1
+            for number in range(3):
+                try:
+                    head = await reader.readuntil(b"\r\n\r\n")
+                except (asyncio.IncompleteReadError, ConnectionError):
+                    break
+                writer.write(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                if number < 2:
+                    writer.write(b"1;name=value\r\n/\r\n1\r\n" + head.split()[1][1:] + b"\r\n0\r\nTrailer: x\r\n\r\n")
+                await writer.drain()
+            writer.close()
+
+    server = Chunking()
+    assert [answer.body.decode() for answer in ask(server, TARGETS)] == TARGETS
+    assert server.connections == 5
 
 
 def test_an_answer_that_does_not_come_is_named() -> None:

@@ -349,6 +349,39 @@ def test_paths_are_invalidated_and_waited_for(
     assert result["diff"] == counted["diff"]
 
 
+def test_tags_are_invalidated_where_the_distribution_has_them(
+    server: Emulator, aws: dict[str, t.Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = {"paths": ["/a"], "tags": ["user-2", "User-1", "user-1", "all*"]}
+    result = done(capsys, cloudfront={**aws, "tags": True}, **params)
+    made = [body["InvalidationBatch"]["Paths"] for name, body in server.sent if name == "CreateInvalidation"]
+    assert made == [{"Quantity": 4, "Items": ["/a", "#all*", "#user-1", "#user-2"]}]
+    assert result["layers"][0]["what"].startswith("1 path and 3 tags of distribution")
+
+    server.sent.clear()
+    assert failed(capsys, cloudfront=aws, **params)["msg"].startswith("Option 'tags' has the value")
+    refused = failed(capsys, cloudfront={**aws, "tags": True}, tags=["x" * 257])
+    assert "CloudFront takes at most 256 characters" in refused["msg"]
+    done(capsys, scope="all", confirm_all=True, cloudfront={**aws, "tags": True})
+    made = [body["InvalidationBatch"]["Paths"]["Items"] for name, body in server.sent if name == "CreateInvalidation"]
+    assert made == [["/*"]]
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_a_dry_run_counts_and_changes_nothing(
+    server: Emulator, aws: dict[str, t.Any], capsys: pytest.CaptureFixture[str], check: bool
+) -> None:
+    counted = done(capsys, check=True, paths=["/a", "/b"], cloudfront=aws)
+    result = done(capsys, check=check, paths=["/a", "/b"], cloudfront=aws, dry_run=True)
+    assert (counted["changed"], result["changed"]) == (True, False)
+    assert server.writes == []
+    for one in (counted, result):
+        for row in one["layers"]:
+            del row["duration_s"]
+    assert result["layers"] == counted["layers"]
+    assert result["layers"][0]["state"] == "counted"
+
+
 def test_more_than_the_limits_is_sent_one_batch_after_another(
     server: Emulator, aws: dict[str, t.Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

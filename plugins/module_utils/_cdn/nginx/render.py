@@ -257,10 +257,10 @@ def _http(edge: Edge, directory: str) -> list[str]:
 def keys_mb(size_mb: int) -> int:
     """Return the memory for the keys of a cache, in MB: it must not be full before the disk is, since nginx then answers some with 500.
 
-    An answer takes at least a block of 4 KiB of the disk, and 128 bytes here. Only what is used is taken from the host. Where it would be
-    more than 4 GiB, answers are taken to have some 17 KB on average.
+    An answer takes at least a block of 4 KiB of the disk, and 128 bytes here. Only what is used is taken from the host, but a host may
+    refuse to promise more than it has: where it would be more than 512 MB, answers are taken to have some 17 KB on average.
     """
-    return max(10, min(-(-size_mb // 28), max(4096, size_mb // 125)))
+    return max(10, min(-(-size_mb // 28), max(512, size_mb // 125)))
 
 
 def _zone(directory: str) -> str:

@@ -117,5 +117,5 @@ def test_what_the_installed_nginx_lacks_is_named() -> None:
 def test_the_keys_of_all_that_the_disk_holds_have_room(size_mb: int) -> None:
     entries = keys_mb(size_mb) * 1024 * 1024 / 128
     # a slab gives some of its pages to itself
-    assert entries * (4096 if size_mb <= 100_000 else 17_500) * 0.95 > size_mb * 1024 * 1024
-    assert keys_mb(size_mb) <= max(4096, size_mb / 100)
+    assert entries * (4096 if size_mb <= 14_000 else 17_500) * 0.95 > size_mb * 1024 * 1024
+    assert keys_mb(size_mb) <= max(512, size_mb / 100)
