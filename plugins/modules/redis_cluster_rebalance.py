@@ -107,7 +107,7 @@ options:
     version_added: 0.1.0
   max_moves:
     description:
-      - Number of slots that a run moves at most.
+      - Number of slots that a run moves at most. Excludes O(state=reverted).
     type: int
     version_added: 0.1.0
   mechanism:

@@ -15,6 +15,7 @@ import http.client
 import json
 import os
 import random
+import re
 import sys
 import threading
 import time
@@ -53,10 +54,10 @@ class Client(threading.Thread):
                 if last:
                     connection.close()
                 if answer.status == 200:
-                    name = str(json.loads(body)["name"])
+                    name = str(json.loads(body)["name"]) or "?"
                 else:
                     self.failed.append(f"{path}: status {answer.status}")
-            except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+            except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
                 connection.close()
                 self.failed.append(f"{path}: {error!r}")
             self.answers.append(Answer(time.time(), self._group, name, time.monotonic() - began_s))
@@ -80,9 +81,10 @@ def figures(clients: list[Client]) -> dict[str, Any]:
 
 
 def notes(path: Path | None) -> list[Note]:
-    """Read what others noted, if they did."""
+    """Read what others noted, if they did. A line that is none is left out."""
     lines = path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else []
-    return [Note(float(moment), text) for moment, _space, text in (line.partition(" ") for line in lines)]
+    found = (re.fullmatch(r"(\d+(?:\.\d*)?) (.+)", line) for line in lines)
+    return [Note(float(one[1]), one[2]) for one in found if one]
 
 
 def main() -> int:
@@ -118,10 +120,11 @@ def main() -> int:
     for client in clients:
         client.join(30)
     seen = figures(clients)
+    print(json.dumps(seen), flush=True)
     if options.report:
         answers = [answer for client in clients for answer in client.answers]
-        options.report.write_text(page(answers, notes(options.notes), seen), encoding="utf-8")
-    print(json.dumps(seen))
+        drawn = page(answers, notes(options.notes), seen)
+        options.report.write_text(drawn, encoding="utf-8", errors="replace")
     return int(bool(seen["failed"] or not seen["requests"]))
 
 

@@ -115,7 +115,7 @@ class _Drawing:
                 if height:
                     fill = 'class="failed"' if name == _FAILED else f'fill="{colours[name]}"'
                     bars.append(
-                        f'<rect x="{self._x(column):.1f}" y="{y:.1f}" width="{self._bar():.1f}" height="{height:.1f}" {fill}/>'
+                        f'<rect x="{self._x(column):.1f}" y="{y:.1f}" width="{self._right(column):.1f}" height="{height:.1f}" {fill}/>'
                     )
         return self._chart("".join(bars), f"{top / self._column_s:,.0f}")
 
@@ -128,7 +128,8 @@ class _Drawing:
             values.sort()
         # from a tenth of a millisecond on; each line is ten times the one below
         decades = max(
-            2, math.ceil(math.log10(max(values[int(0.99 * (len(values) - 1))] for values in found.values()))) + 1
+            2,
+            math.ceil(math.log10(max(0.1, *(values[int(0.99 * (len(values) - 1))] for values in found.values())))) + 1,
         )
 
         def y(milliseconds: float) -> float:
@@ -155,6 +156,10 @@ class _Drawing:
 
     def _bar(self) -> float:
         return max(self._x(1) - self._x(0) - 0.5, 0.5)
+
+    def _right(self, column: int) -> float:
+        # the last one is no whole one
+        return min(self._bar(), max(_WIDTH - self._x(column), 0.5))
 
     def _chart(self, content: str, top: str, least: str = "0") -> str:
         bottom = _TOP + _HEIGHT

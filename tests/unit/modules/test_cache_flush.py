@@ -322,6 +322,20 @@ def test_the_rate_of_the_refill_is_kept(world: World, capsys: pytest.CaptureFixt
     assert result["duration_s"] >= 9 / 20
 
 
+def test_what_was_purged_beside_a_refusal_counts(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = world.cache()
+    paths = [f"/p{number}" for number in range(40)]
+    world.read(cache, paths)
+    cache.answer = lambda method, path: said(503, "") if (method, path) == ("PURGE", "/p0") else None
+    result = failed(capsys, paths=paths, http_caches=[layer("edge", cache)], retries=0)
+    assert "Failed to PURGE /p0 on" in result["msg"]
+    (row,) = result["layers"]
+    gone = 40 - len(cache.stored)
+    assert result["changed"]
+    assert (row["found"], row["hosts"][0]["purged"]) == (gone, gone)
+    assert row["hosts"][0]["sent"] == gone + 1 >= 10
+
+
 # ---- CloudFront
 
 

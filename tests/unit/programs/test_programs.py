@@ -57,11 +57,18 @@ def test_a_race_that_is_lost_or_proves_nothing_fails(order: str, field: str, val
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
 def test_a_load_fails_when_a_request_did_and_draws_what_it_saw(status: int, code: int, tmp_path: Path) -> None:
+    report, notes, seen = tmp_path / "report.html", tmp_path / "notes", threading.Event()
+    notes.write_text("1.5 before it\n\ntorn")
+
     class Page(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
             body = b'{"name": "app1"}'
+            if not seen.is_set():
+                seen.set()
+                with notes.open("a") as file:
+                    file.write(f"\n{time.time() + 0.5} <app1> was killed\n")
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -75,8 +82,6 @@ def test_a_load_fails_when_a_request_did_and_draws_what_it_saw(status: int, code
     try:
         command = [sys.executable, str(TESTS / "workloads" / "load_balancers.py"), "--for-s", "2"]
         command += ["--clients", "1", f"shop=http://127.0.0.1:{server.server_port}"]
-        report, notes = tmp_path / "report.html", tmp_path / "notes"
-        notes.write_text(f"1.5 before it\n{time.time() + 1} <app1> was killed\n")
         command += ["--report", str(report), "--notes", str(notes)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     finally:
@@ -93,10 +98,18 @@ def test_a_load_fails_when_a_request_did_and_draws_what_it_saw(status: int, code
     assert "&lt;app1&gt; was killed</td>" in drawn
     assert "before it" not in drawn
     assert ('class="failed"' in drawn) is bool(code)
-    # each shape has a size: a page with something not finite would show nothing
-    sizes = [float(size) for size in re.findall(r'height="([0-9.]+)" (?:fill|class)', drawn)]
+    # a page with something not finite would show nothing
+    sizes = [float(size) for size in re.findall(r'height="([^"]+)" (?:fill|class)', drawn)]
     assert sizes
     assert 0 < max(sizes) <= 150
+    points = [
+        float(one)
+        for found in re.findall(r'points="([^"]+)"', drawn)
+        for pair in found.split()
+        for one in pair.split(",")
+    ]
+    assert points
+    assert all(0 <= one <= 1100 for one in points)
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,10 @@ def parse_options(params: t.Mapping[str, t.Any]) -> Options:
     _number(params, "max_memory_ratio", 0.1, 1, "a fraction")
     _number(params, "lock_wait_s", 0, 86400, "seconds")
     _number(params, "slice_s", 0, 86400, "seconds")
+    if params["max_moves"] is not None and params["state"] == "reverted":
+        raise OptionError(
+            "max_moves", params["max_moves"], "leave it out with state 'reverted': all that moved goes back."
+        )
     if params["max_moves"] is not None:
         _number(params, "max_moves", 1, 16384, "slots")
     cluster = params["cluster"]
@@ -202,6 +206,8 @@ class _Run:
         self.interruptions: list[str] = []
         self.moved = False
         self.total = 0
+        # slot to where a plan of this run wanted it, the latest one for each
+        self.aimed: dict[int, str] = {}
         # looked at once, since they are the same wherever a slot is
         self.operations: t.Mapping[int, float] = {}
         self.unit = options.by
@@ -262,17 +268,20 @@ class _Run:
                 raise OptionError(
                     "nodes[].weight", 0, "all are 0, so nobody would own a slot; give one a weight above 0."
                 )
-            begun = record is not None and record.state == "running" and record.by == self.options.by
+            begun = record if record is not None and self._goes_on(record) else None
             # the threshold says when to begin; what was begun by slots is finished, however little is left
             threshold = 0 if begun and self.options.by == "slots" else self.options.threshold
             most = self.options.max_moves
-            # each round plans anew, and all of them together move no more
-            planned = plan(
-                owners, weights, loads, threshold, None if most is None else max(0, most - self.progress.slots)
-            )
-            if begun and self.options.by == "operations":
+            if most is not None:
+                # each round plans anew, and all of them together move no more
+                most = max(0, most - self._arrived(seen, owners))
+            planned = plan(owners, weights, loads, threshold, most)
+            emptied = any(not weights.get(name, 1.0) > 0 for name in owners.values())
+            if begun is not None and self.options.by == "operations" and not emptied:
                 # the load has changed since; what was begun is finished, and the next run looks anew
-                planned = dataclasses.replace(planned, moves=_rest(seen, owners, record))
+                rest = _rest(seen, owners, begun)
+                if rest or self.moved:
+                    planned = dataclasses.replace(planned, moves=rest[:most])
         await self._head_room(fleet, seen, planned, owners)
         pairs = planned.pairs()
         known = await atomic.dialects(fleet, {name for pair in pairs for name in pair})
@@ -280,6 +289,16 @@ class _Run:
         if self.check_mode:
             self.mechanisms = set(chosen.values())
         return planned, ids
+
+    def _goes_on(self, record: Record) -> bool:
+        """Whether a journal is of a run that was begun as this one was, and has not ended."""
+        return record.state == RUNNING[self.options.state] and (
+            self.options.state == "reverted" or record.by == self.options.by
+        )
+
+    def _arrived(self, seen: t.Mapping[str, Seen], owners: t.Mapping[int, str]) -> int:
+        """Return how many slots this run has brought to where it wanted them, told of or not."""
+        return sum(owners.get(slot) == primary_of(seen, target) for slot, target in self.aimed.items())
 
     async def _loads(self, fleet: Fleet, owners: t.Mapping[int, str]) -> t.Mapping[int, float] | None:
         if self.options.by == "slots":
@@ -327,7 +346,7 @@ class _Run:
             raise HeadroomError(
                 f"Failed to rebalance: the nodes did not agree within {RECOVER_S:g} s. {_why(seen)}", code="not_calm"
             )
-        deadline = time.monotonic() + options.slice_s if options.slice_s else None
+        deadline: float | None = None
         first: Plan | None = None
         for attempt in range(ROUNDS):
             try:
@@ -347,6 +366,8 @@ class _Run:
                 if first is None:
                     first = planned
                     self.total = len(planned.moves)
+                    # from here on: to look at the load may take longer than a slice
+                    deadline = time.monotonic() + options.slice_s if options.slice_s else None
                 if not planned.moves:
                     break
                 self._begin(planned, ids, record, slots_of(seen).owners)
@@ -377,6 +398,7 @@ class _Run:
             self.journal.done(slots)
 
         self.moved = True
+        self.aimed.update({move.slot: move.target for move in planned.moves})
         size = measure.bytes_per_key(seen)
         mover = mechanism.Mover(
             fleet, ids, self.options.limits, size, done, deadline, self.progress, self.options.mechanism
@@ -445,13 +467,17 @@ class _Run:
                 )
             )
         # of a batch whose source died at its end nobody has told that it arrived
-        self.progress.slots = sum(slots.owners[move.slot] == primary_of(seen, move.target) for move in first.moves)
+        self.progress.slots = self._arrived(seen, slots.owners)
         record = of_these_nodes(self.journal.read(), seen)
         left, _ids = await self._plan(fleet, seen, slots.owners, record)
         finished = not left.moves or self.options.max_moves is not None
-        # also when an interrupted run had moved the last slot
-        if finished and record is not None and record.state == RUNNING[self.options.state]:
-            self.journal.finish(self.options.state)
+        if finished and record is not None:
+            if self._goes_on(record):
+                # also when an interrupted run had moved the last slot
+                self.journal.finish(self.options.state)
+            elif (self.options.state, record.state) == ("reverted", "running"):
+                # nothing of it had been moved, and nobody shall go on with it
+                self.journal.finish("stopped")
         return self._result(first, left, self.healed, finished)
 
     def _progress(self) -> dict[str, t.Any]:
