@@ -131,6 +131,25 @@ def test_countries_are_known_from_a_header_of_a_trusted_proxy_alone(world: tuple
     assert status(port, "192.0.2.1", X_Country="DE") == 403
 
 
+def test_addresses_that_are_allowed_may_come_and_no_others(world: tuple[Balancer, Server]) -> None:
+    balancer, server = world
+    port = free_port()
+    virtual = [{"port": port, "allow": ["198.51.100.0/24", "2001:db8::/32"], "deny": ["198.51.100.7/32"]}]
+    balancer.start(described(server, virtual, trusted_proxies=["127.0.0.1/32"]))
+    clients = {"198.51.100.1": 200, "198.51.100.7": 403, "203.0.113.1": 403, "2001:db8::1": 200, "2001:db9::1": 403}
+    assert {client: status(port, client) for client in clients} == clients
+
+
+def test_a_server_is_told_how_it_was_asked(world: tuple[Balancer, Server]) -> None:
+    balancer, server = world
+    port = free_port()
+    balancer.start(described(server, [{"port": port}]))
+    headers = {"Host": "shop.example.com", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil.example.com"}
+    told = get(port, headers=headers)[2]["headers"]
+    assert (told["host"], told["x-forwarded-host"]) == ("shop.example.com", "shop.example.com")
+    assert told["x-forwarded-proto"] == "http"
+
+
 def pem(names: list[str]) -> dict[str, str]:
     """Return a certificate that signs itself, and its key."""
     x509 = pytest.importorskip("cryptography.x509")
