@@ -147,6 +147,13 @@ options:
       - ARN of a global web ACL of AWS WAF. An empty text takes it off. By default it is left as it is.
     type: str
     version_added: 0.1.0
+  cache_tag_header:
+    description:
+      - Header in which origins give the tags of an answer, separated by commas, so that M(headroom.scale.cache_flush) can invalidate by
+        tag. An empty text ends that. By default it is left as it is.
+      - What is in the caches already keeps no tags by it. Requires a botocore that knows C(CacheTagConfig), as 1.44 does.
+    type: str
+    version_added: 0.1.0
   access_logs:
     description:
       - Where each request is written down. By default it is not.

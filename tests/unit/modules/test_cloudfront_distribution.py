@@ -269,6 +269,7 @@ CHANGES: list[tuple[str, dict[str, t.Any], str, str]] = [
         '  { countries: ["KP"], status: 403 },',
     ),
     ("web_acl", {"web_acl": WEB_ACL}, "WebACLId", WEB_ACL),
+    ("cache_tag_header", {"cache_tag_header": "Cache-Tag"}, "CacheTagConfig.HeaderName", "cache-tag"),
     ("tags", {"tags": {"team": "edge"}}, "tag team", "edge"),
 ]
 
@@ -333,6 +334,17 @@ def test_what_has_no_option_is_left_as_it_is(aws: Emulator, capsys: pytest.Captu
     for key in ("CustomErrorResponses", "Restrictions", "WebACLId"):
         assert after[key] == config[key]
     assert after["DefaultCacheBehavior"]["TrustedKeyGroups"]["Items"] == ["k"]
+
+
+def test_the_header_of_cache_tags_is_set_left_alone_and_taken_off(
+    aws: Emulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done(aws, capsys, **SMALL, cache_tag_header="Cache-Tag")
+    assert done(aws, capsys, **SMALL)["changed"] is False
+    assert aws.one().config["CacheTagConfig"] == {"HeaderName": "Cache-Tag"}
+    assert done(aws, capsys, **SMALL, cache_tag_header="")["changed"]
+    assert "CacheTagConfig" not in aws.one().config
+    assert done(aws, capsys, **SMALL, cache_tag_header="")["changed"] is False
 
 
 def test_tags_are_all_or_left_alone(aws: Emulator, capsys: pytest.CaptureFixture[str]) -> None:
@@ -623,6 +635,7 @@ def test_nothing_is_staged_beside_nothing(aws: Emulator, capsys: pytest.CaptureF
 
 BAD: list[tuple[dict[str, t.Any], str, str]] = [
     ({"name": "no blank"}, "name", "letters"),
+    ({"cache_tag_header": "a b"}, "cache_tag_header", "name of a header"),
     ({"distribution_id": "x"}, "distribution_id", "give an id"),
     ({"wait_timeout_s": -1}, "wait_timeout_s", "0 to 86400"),
     ({"web_acl": "main"}, "web_acl", "global web ACL"),

@@ -29,6 +29,7 @@ ATTEMPTS = 5
 BACKOFF_S = 0.5
 _ID = re.compile(r"[A-Z0-9]{5,32}")
 _HEADER = re.compile(r"aws-cf-cd-[A-Za-z0-9-]{1,240}")
+_TAG_HEADER = re.compile(r"[A-Za-z0-9-]{1,128}")
 _WEB_ACL = re.compile(r"arn:aws[a-z-]*:wafv2:us-east-1:\d{12}:global/webacl/[A-Za-z0-9_-]+/[A-Za-z0-9-]+")
 
 
@@ -50,6 +51,7 @@ def distribution_spec() -> ArgumentSpec:
                 "rollout": {"type": "str", "choices": list(ROLLOUTS), "default": DIRECT},
                 "staging": {"type": "dict", "options": traffic},
                 "web_acl": {"type": "str"},
+                "cache_tag_header": {"type": "str"},
                 "tags": {"type": "dict"},
                 "wait": {"type": "bool", "default": True},
                 "wait_timeout_s": {"type": "float", "default": 1800.0},
@@ -88,8 +90,11 @@ def parse_options(params: t.Mapping[str, t.Any]) -> Options:
             raise OptionError(
                 "web_acl", params["web_acl"], "give the ARN of a global web ACL, or an empty text for none."
             )
+        header = params["cache_tag_header"]
+        if header and not _TAG_HEADER.fullmatch(header):
+            raise OptionError("cache_tag_header", header, "give the name of a header, or an empty text for none.")
         cdn = parse_cdn(params)
-        rendered = render(cdn, params["web_acl"])
+        rendered = render(cdn, params["web_acl"], header)
         size = max((len(str(piece.config.get("Code", "")).encode()) for piece in rendered.pieces.values()), default=0)
         if rollout == STAGED:
             if "3" in cdn.http_version:

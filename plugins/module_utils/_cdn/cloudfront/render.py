@@ -29,12 +29,17 @@ class Rendered:
     pieces: t.Mapping[str, Piece]
 
 
-def render(cdn: Cdn, web_acl: str | None = None) -> Rendered:
-    """Return what CloudFront has to hold; ``web_acl`` is the ARN of a web ACL, empty for none, ``None`` to leave it as it is.
+def render(cdn: Cdn, web_acl: str | None = None, cache_tag_header: str | None = None) -> Rendered:
+    """Return what CloudFront has to hold.
 
+    :param web_acl: the ARN of a web ACL, empty for none, ``None`` to leave it as it is.
+    :param cache_tag_header: the header that has an answer's tags, likewise.
     :raises HeadroomError: when CloudFront cannot hold it.
     """
-    return _Renderer(cdn).render(web_acl)
+    rendered = _Renderer(cdn).render(web_acl)
+    if cache_tag_header is not None:
+        rendered.config["CacheTagConfig"] = {"HeaderName": cache_tag_header} if cache_tag_header else None
+    return rendered
 
 
 class _Renderer:
