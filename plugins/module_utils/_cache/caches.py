@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import re
 import typing as t
@@ -131,20 +132,18 @@ class HttpLayer:
         # few requests are shared out too
         most = min(PIPELINE, -(-len(self._requests) // CONNECTIONS))
 
+        def take(part: t.Sequence[Request], number: int, answer: Answer) -> None:
+            row["sent"] += 1
+            refusal = self._judge(base, part[number], answer, row)
+            row["error"] = row["error"] or refusal
+
         async def work() -> None:
             async with Connection(base, self.trust, self.timeout_s) as connection:
                 while part := list(itertools.islice(waiting, most)):
                     if row["error"]:
                         return
-
-                    def take(number: int, answer: Answer, part: list[Request] = part) -> None:
-                        row["sent"] += 1
-                        refusal = self._judge(base, part[number], answer, row)
-                        row["error"] = row["error"] or refusal
-
-                    await connection.ask_all(
-                        [(one.method, one.target, {**self.cache.headers, **one.headers}) for one in part], take
-                    )
+                    sent = [(one.method, one.target, {**self.cache.headers, **one.headers}) for one in part]
+                    await connection.ask_all(sent, functools.partial(take, part))
 
         async def guarded() -> None:
             try:
