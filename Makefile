@@ -45,7 +45,7 @@ test: setup  ## Run everything that must pass: lint, sanity, unit, molecule
 lint: setup docs  ## ansible-lint (production profile), ruff, changelog fragments, documentation
 	@status=0; \
 	for check in "ruff check --output-format concise" "ruff format --check --output-format concise" \
-		"shellcheck .ci/run tools/build tools/run-stages tools/sanity tools/setup tools/unpack-nginx" \
+		"shellcheck .ci/run tools/build tools/run-stages tools/sanity tools/setup tools/unpack-servers" \
 		"antsibull-changelog lint" "ansible-lint --offline --profile production"; do \
 		echo "$$check"; $$check || status=1; \
 	done; \
@@ -61,8 +61,8 @@ sanity: setup  ## ansible-test sanity
 	tools/sanity
 
 .PHONY: unit
-unit: setup  ## Unit tests; those that need a real nginx are skipped where it cannot be had
-	-@tools/unpack-nginx
+unit: setup  ## Unit tests; those that need a real nginx or Varnish are skipped where it cannot be had
+	-@tools/unpack-servers
 	pytest -n 2 --dist worksteal tests/unit
 
 .PHONY: test-k8s

@@ -61,7 +61,7 @@ def environment() -> dict[str, str]:
 def installed() -> Build:
     """Return what nginx there is; without it the test is skipped."""
     if not os.path.exists(PROGRAM):
-        pytest.skip("no nginx with Lua here: run tools/unpack-nginx")
+        pytest.skip("no nginx with Lua here: run tools/unpack-servers")
     done = subprocess.run([PROGRAM, "-V"], env=environment(), capture_output=True, text=True, check=True)
     build = parse_build(done.stderr)
     directory = f"{NGINX_ROOT}{build.modules_directory}"

@@ -52,7 +52,7 @@ class Nginx:
         """Find the program; a test is skipped where there is none."""
         root = FOUND
         if root is None or os.geteuid() != 0 or shutil.which("unshare") is None:
-            pytest.skip("no nginx with Lua here: run tools/unpack-nginx as root on Debian")
+            pytest.skip("no nginx with Lua here: run tools/unpack-servers as root on Debian")
         self.directory = directory
         (directory / "log").mkdir()
         self.program = directory / "nginx"
