@@ -148,6 +148,8 @@ def rendered(what: Wanted, build: Build = BUILD) -> dict[str, str]:
         (("virtual_servers", 0, "limit"), {"burst": -1}, "virtual_servers[].limit.burst"),
         (("virtual_servers", 0, "allow"), ["192.0.2.1/24"], "virtual_servers[].allow"),
         (("virtual_servers", 0, "deny"), ["anybody"], "virtual_servers[].deny"),
+        (("virtual_servers", 0, "connect_timeout_s"), 0, "virtual_servers[].connect_timeout_s"),
+        (("virtual_servers", 0, "send_timeout_s"), 90_000, "virtual_servers[].send_timeout_s"),
         (("virtual_servers", 0, "read_timeout_s"), 0, "virtual_servers[].read_timeout_s"),
         (("management",), {"address": "lb1"}, "management.address"),
         (("management",), {"address": "0.0.0.0"}, "management.address"),
@@ -293,6 +295,16 @@ def test_http_2_is_asked_for_as_each_version_knows_it() -> None:
     old = rendered(what, dataclasses.replace(BUILD, version=(1, 22, 1)))["nginx.conf"]
     assert "listen 443 default_server ssl http2;" in old
     assert "http2 on;" not in old
+
+
+def test_a_server_has_5_10_and_10_seconds_unless_told() -> None:
+    names = ("connect", "send", "read")
+    for what, expected in (
+        (wanted(), ("5000ms", "10000ms", "10000ms")),
+        (virtual(connect_timeout_s=1, send_timeout_s=2.5, read_timeout_s=3), ("1000ms", "2500ms", "3000ms")),
+    ):
+        text = rendered(what)["nginx.conf"]
+        assert [re.findall(rf"proxy_{name}_timeout (\S+);", text) for name in names] == [[one] for one in expected]
 
 
 def test_a_limit_answers_429_and_a_dry_run_only_logs() -> None:
