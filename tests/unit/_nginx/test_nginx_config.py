@@ -304,7 +304,7 @@ def test_a_server_has_5_10_and_10_seconds_unless_told() -> None:
         (virtual(connect_timeout_s=1, send_timeout_s=2.5, read_timeout_s=3), ("1000ms", "2500ms", "3000ms")),
     ):
         text = rendered(what)["nginx.conf"]
-        assert [re.findall(rf"proxy_{name}_timeout (\S+);", text) for name in names] == [[one] for one in expected]
+        assert [re.findall(rf"proxy_{name}_timeout (\d+ms);", text) for name in names] == [[one] for one in expected]
 
 
 def test_a_limit_answers_429_and_a_dry_run_only_logs() -> None:
