@@ -142,7 +142,7 @@ class _Drawing:
         ]
         for kind, share in (("p50", 0.5), ("p99", 0.99)):
             points = " ".join(
-                f"{self._x(column) + self._bar() / 2:.1f},{y(values[int(share * (len(values) - 1))]):.1f}"
+                f"{self._x(column) + self._right(column) / 2:.1f},{y(values[int(share * (len(values) - 1))]):.1f}"
                 for column, values in sorted(found.items())
             )
             lines.append(f'<polyline class="{kind}" points="{points}"/>')
