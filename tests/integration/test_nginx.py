@@ -483,6 +483,14 @@ def test_attacks_are_refused_and_normal_requests_are_not(balanced: Lab) -> None:
     assert misjudged == []
 
 
+def test_an_attack_that_is_only_watched_for_is_let_through_and_logged(balanced: Lab) -> None:
+    sign = f"{random.randrange(10**12):012}"
+    assert get("lb1", "observed", f"/?q=%3Cscript%3Ealert({sign})%3C/script%3E")[0] == 200
+    assert get("lb1", "observed", f"/?q=shoes{sign}")[0] == 200
+    logged = balanced.run("lb1", "sh", "-c", 'grep -h "$0" /var/log/nginx/*.log', sign).splitlines()
+    assert any("ModSecurity: Warning" in line or "XSS" in line for line in logged), logged
+
+
 def test_state_is_shown_to_those_who_are_allowed_alone(balanced: Lab) -> None:
     status, _headers, text = get("lb1", 8181, "/metrics")
     assert status == 200
