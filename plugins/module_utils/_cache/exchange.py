@@ -11,7 +11,6 @@ import functools
 import http.client
 import socket
 import ssl
-import time
 import types
 import typing as t
 from dataclasses import dataclass
@@ -181,7 +180,7 @@ class Connection:
                         raise
         except BaseException as error:
             self.close()
-            method, target, _headers = requests[min(answered, len(requests) - 1)]
+            method, target, _headers = requests[answered]
             failure = self._failure(method, target, error)
             if failure is None:
                 raise
@@ -194,33 +193,15 @@ class Connection:
 
         :raises HttpError: when there is none in time.
         """
-        began_s = time.monotonic()
-        try:
-            status, found, body = await asyncio.wait_for(self._ask(method, target, headers), self._limit_s)
-        except BaseException as error:
-            self.close()
-            failure = self._failure(method, target, error)
-            if failure is None:
-                raise
-            raise failure from error
-        return Answer(status, found, body, time.monotonic() - began_s)
+        answers: list[Answer] = []
+        await self.ask_all([(method, target, headers)], lambda _number, answer: answers.append(answer))
+        return answers[0]
 
     def close(self) -> None:
         """Close the connection."""
         streams, self._streams = self._streams, None
         if streams is not None:
             streams[1].transport.abort()
-
-    async def _ask(self, method: str, target: str, headers: t.Mapping[str, str]) -> tuple[int, dict[str, str], bytes]:
-        data = self._head(method, target, headers)
-        if self._streams is not None:
-            try:
-                return await self._exchange(method, data)
-            except (ConnectionError, asyncio.IncompleteReadError):
-                # the server may close a connection that rests; what is sent here can be sent twice
-                self.close()
-        self._streams = await self._open()
-        return await self._exchange(method, data)
 
     def _head(self, method: str, target: str, headers: t.Mapping[str, str]) -> bytes:
         given = {"Host": self.base.name, "User-Agent": "headroom.scale", "Accept-Encoding": "identity", **headers}
@@ -230,12 +211,6 @@ class Connection:
     async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         tls = {"ssl": _context(self._trust), "server_hostname": self.base.server_name} if self.base.tls else {}
         return await asyncio.open_connection(self.base.host, self.base.port, limit=MOST_HEAD, **tls)
-
-    async def _exchange(self, method: str, data: bytes) -> tuple[int, dict[str, str], bytes]:
-        reader, writer = t.cast("tuple[asyncio.StreamReader, asyncio.StreamWriter]", self._streams)
-        writer.write(data)
-        await writer.drain()
-        return await self._answer(reader, method)
 
     async def _answer(self, reader: asyncio.StreamReader, method: str) -> tuple[int, dict[str, str], bytes]:
         """Read one answer, and close the connection where nothing can follow."""
