@@ -634,16 +634,10 @@ from ansible_collections.headroom.scale.plugins.module_utils._common.redis.conne
 from ansible_collections.headroom.scale.plugins.module_utils._common.run import run
 
 
-def work(module):
-    result = flush(parse_options(module.params), module.check_mode or module.params["dry_run"])
-    # a run that only counts changes nothing, in check mode too
-    return {**result, "changed": False} if module.params["dry_run"] else result
-
-
 def main():
     spec = flush_spec().merge(connection_spec())
     module = AnsibleModule(supports_check_mode=True, **spec.to_kwargs())
-    run(module, work)
+    run(module, lambda module: flush(parse_options(module.params), module.check_mode))
 
 
 if __name__ == "__main__":

@@ -126,7 +126,8 @@ options:
       size_mb:
         description:
           - Most that answers take of the disk, in megabytes. What was not asked for the longest goes first.
-          - What is kept about them takes some 3% of it of the host's memory when all answers are as small as a block of the disk.
+          - What is kept about them takes of the host's memory some 3% of it at most, when all answers are as small as a block of the
+            disk; above 14 GB less, which has room for answers of 17 KB on average.
         type: int
         default: 1024
       inactive_s:

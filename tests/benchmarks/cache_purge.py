@@ -85,12 +85,12 @@ class Edges:
             list(pool.map(lambda share: self._ask(*share), shares))
         self.require("HIT")
 
-    def require(self, expected: str, pages: t.Sequence[int] = ()) -> None:
-        """Require of some pages, evenly spread ones unless given, whether they are kept.
+    def require(self, expected: str) -> None:
+        """Require of some pages, evenly spread, whether they are kept.
 
         :raises RuntimeError: when one is not as expected.
         """
-        sample = pages or range(0, self.pages, max(1, self.pages // SAMPLE))
+        sample = range(0, self.pages, max(1, self.pages // SAMPLE))
         for address in self.addresses:
             found = set(self._ask(address, sample))
             if found != {expected}:

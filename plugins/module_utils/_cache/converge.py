@@ -35,7 +35,9 @@ def flush(options: Options, check: bool) -> dict[str, t.Any]:
     :param check: whether to count only.
     :raises HeadroomError: when a layer cannot be flushed, or something stale is still served; the result says what was done.
     """
-    return _Run(options, check).flush()
+    result = _Run(options, check or options.dry_run).flush()
+    # a run that only counts changes nothing, in check mode too
+    return {**result, "changed": False} if options.dry_run else result
 
 
 class _Run:

@@ -114,6 +114,7 @@ class Options:
     warm: Warm | None
     trust: Trust
     timeout_s: float
+    dry_run: bool
 
 
 def parse_options(params: t.Mapping[str, t.Any]) -> Options:
@@ -170,6 +171,7 @@ def parse_options(params: t.Mapping[str, t.Any]) -> Options:
         warm=_warm(params["warm"]) if params["warm"] else None,
         trust=trust,
         timeout_s=login.timeout_s,
+        dry_run=params["dry_run"],
     )
 
 
