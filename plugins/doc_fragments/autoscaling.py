@@ -11,6 +11,19 @@ class ModuleDocFragment:
 
     DOCUMENTATION = r"""
 options:
+  interpolation:
+    description:
+      - What the load is between two values. Either way each sync is given the mean until the next sync, and in a gap the last value holds.
+      - V(hold) takes each value until the next one. It suits values that are seconds apart, and is the more cautious, since the load
+        jumps from value to value.
+      - V(linear) goes from value to value in a straight line. It suits means over minutes, such as a C(rate) over five of them, whose
+        jumps are not in the load itself and would cost room that it does not need.
+    type: str
+    choices:
+      - hold
+      - linear
+    default: hold
+    version_added: 0.1.0
   pods:
     description:
       - How a pod behaves.

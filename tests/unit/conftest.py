@@ -5,8 +5,16 @@
 
 from __future__ import annotations
 
+import pytest
+from ansible.module_utils.common import warnings
 from hypothesis import settings
 
 # how long an example takes says nothing on cores that are shared
 settings.register_profile("unit", deadline=None)
 settings.load_profile("unit")
+
+
+@pytest.fixture(autouse=True)
+def no_warnings_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each test the warnings of its own modules alone, which Ansible keeps for the whole process."""
+    monkeypatch.setattr(warnings, "_global_warnings", {})

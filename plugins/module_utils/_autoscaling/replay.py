@@ -18,7 +18,7 @@ from . import kernel, report
 from .model import EXTERNAL, OBJECT, PODS, VERSIONS, HpaSpec, Settings
 from .simulate import MAX_PODS, PodModel, Resource, Run, Simulation, check, run, settle
 from .spec import parse_spec, read_quantity
-from .trace import LARGEST, Trace, parse_points, parse_text
+from .trace import INTERPOLATIONS, LARGEST, Trace, parse_points, parse_text
 
 DAY_S = 86400
 MAX_FILE_BYTES = 256 * 1024 * 1024
@@ -55,6 +55,7 @@ def model_spec() -> dict[str, t.Any]:
         "min_share": {"type": "float", "default": 0.999},
     }
     return {
+        "interpolation": {"type": "str", "choices": list(INTERPOLATIONS), "default": "hold"},
         "pods": {"type": "dict", "required": True, "options": pods},
         "controller": {"type": "dict", "options": controller, "apply_defaults": True},
         "slo": {"type": "dict", "options": slo, "apply_defaults": True},
@@ -105,7 +106,7 @@ def parse_options(params: t.Mapping[str, t.Any]) -> Options:
         check_writable("report_file", params["report_file"])
     simulation, latency = parse_simulation(params)
     trace = parse_points(params["points"]) if params["points"] is not None else read_trace(params["trace_file"])
-    load = trace.sampled(simulation.sync_s)
+    load = trace.sampled(simulation.sync_s, params["interpolation"])
     initial = params["initial_replicas"]
     if initial is None:
         initial = settle(load[0], simulation)

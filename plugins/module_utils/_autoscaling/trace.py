@@ -4,8 +4,8 @@
 # **PRIVATE** to the collection: may change at any time without notice.
 """A recorded load: read from text or points, checked, and laid out over the syncs of a controller. Pure.
 
-A value holds until the next one, and the load of a sync is the mean until the next sync. Where values are further apart than usual is a
-gap, which is reported; the last value holds there too.
+The load of a sync is the mean until the next sync. Between two values the load is the first of them, or the straight line to the next.
+Where values are further apart than usual is a gap, which is reported; the last value holds there either way.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ LARGEST = 1e15
 """No load is larger."""
 GAP_STEPS = 2.5
 """Values that are so many usual steps apart have a gap between them."""
+INTERPOLATIONS = ("hold", "linear")
+"""What the load is between two values: the first of them, or the straight line to the next."""
 
 
 @dataclass(frozen=True)
@@ -61,28 +63,41 @@ class Trace:
         pairs = zip(self.at_s, self.at_s[1:], strict=False)
         return [Gap(before, after) for before, after in pairs if after - before > limit_s]
 
-    def sampled(self, sync_s: int) -> list[float]:
-        """Return the mean load from each sync to the next one, from the first value to the last one, which holds."""
+    def sampled(self, sync_s: int, interpolation: str = "hold") -> list[float]:
+        """Return the mean load from each sync to the next one, from the first value to the last one, which holds.
+
+        :param interpolation: one of ``INTERPOLATIONS``: whether a value holds until the next one, or goes to it in a straight line.
+        """
         syncs = int((self.at_s[-1] - self.at_s[0]) // sync_s) + 1
         if syncs > MAX_SYNCS:
             raise OptionError(
                 "controller.sync_s", sync_s, f"the trace takes {syncs} syncs of at most {MAX_SYNCS}; cut it."
             )
+        reach_s = self.step_s * GAP_STEPS if interpolation == "linear" else 0.0
         bounds = (self.at_s[0] + sync * sync_s for sync in range(syncs + 1))
-        return [self._mean(start_s, end_s) for start_s, end_s in itertools.pairwise(bounds)]
+        return [self._mean(start_s, end_s, reach_s) for start_s, end_s in itertools.pairwise(bounds)]
 
-    def _mean(self, start_s: float, end_s: float) -> float:
-        """Return the mean load between two times, by how long each value holds; the end is not part of it."""
+    def _mean(self, start_s: float, end_s: float, reach_s: float) -> float:
+        """Return the mean load between two times, by how long each stretch is; the end is not part of it."""
         first = bisect.bisect_right(self.at_s, start_s) - 1
         last = bisect.bisect_left(self.at_s, end_s) - 1
         if first == last:
-            return self.load[first]
-        loads, starts = self.load[first : last + 1], [start_s, *self.at_s[first + 1 : last + 1], end_s]
-        held = (
-            load * (after - before) for load, (before, after) in zip(loads, itertools.pairwise(starts), strict=True)
-        )
+            return self._at(first, (start_s + end_s) / 2, reach_s)
+        stretches = list(itertools.pairwise([start_s, *self.at_s[first + 1 : last + 1], end_s]))
+        loads = [
+            self._at(index, (after + before) / 2, reach_s)
+            for index, (before, after) in enumerate(stretches, start=first)
+        ]
+        total = math.fsum(load * (after - before) for load, (before, after) in zip(loads, stretches, strict=True))
         # a steady load stays exactly what it is
-        return min(max(math.fsum(held) / (end_s - start_s), min(loads)), max(loads))
+        return min(max(total / (end_s - start_s), min(loads)), max(loads))
+
+    def _at(self, index: int, at_s: float, reach_s: float) -> float:
+        """Return the load at a time between a value and the next one, in a straight line where these are within reach."""
+        low, here_s = self.load[index], self.at_s[index]
+        if index + 1 == len(self.at_s) or self.at_s[index + 1] - here_s > reach_s:
+            return low
+        return low + (self.load[index + 1] - low) * (at_s - here_s) / (self.at_s[index + 1] - here_s)
 
 
 def parse_points(points: t.Sequence[t.Any], option: str = "points") -> Trace:

@@ -121,6 +121,25 @@ def test_a_value_holds_until_the_next_one() -> None:
     assert read.sampled(1)[28:32] == [1.0, 2.0, 3.0, 3.0]
 
 
+def test_a_load_goes_from_value_to_value_in_a_straight_line() -> None:
+    read = parse_points([[100, 0], [130, 6], [150, 2], [160, 2]])
+    assert read.sampled(10, "linear") == pytest.approx([1, 3, 5, 5, 3, 2, 2])
+    # 4 s of a rise from 5.6 and 6 s of a fall to 4.8
+    assert parse_points([[4, 0], [34, 6], [54, 2]]).sampled(15, "linear")[1:3] == pytest.approx([4.5, 4.5])
+
+
+def test_a_gap_is_not_a_line() -> None:
+    read = parse_points([[at, at] for at in (0, 10, 20, 30, 40, 70, 80)])
+    assert read.sampled(10, "linear") == pytest.approx([5, 15, 25, 35, 40, 40, 40, 75, 80])
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=2, max_size=90), st.integers(2, 30))
+def test_no_load_gets_lost_on_a_line(loads: list[float], sync_s: int) -> None:
+    means = parse_points(list(enumerate(loads))).sampled(sync_s, "linear")
+    held_s = len(means) * sync_s - (len(loads) - 1)
+    assert sum(means) * sync_s == pytest.approx(sum(loads) - (loads[0] + loads[-1]) / 2 + loads[-1] * held_s)
+
+
 def test_a_load_between_two_syncs_counts() -> None:
     read = parse_points([[at, 1500 if at == 7 else 0] for at in range(31)])
     assert read.sampled(15) == [100.0, 0.0, 0.0]
@@ -134,9 +153,9 @@ def test_no_load_gets_lost_between_the_syncs(loads: list[float], sync_s: int) ->
     assert sum(means) * sync_s == pytest.approx(sum(loads) + loads[-1] * held_s)
 
 
-@given(st.floats(0, 1e6), st.integers(1, 30))
-def test_a_steady_load_stays_as_it_is(load: float, sync_s: int) -> None:
-    assert set(parse_points([[at / 3, load] for at in range(90)]).sampled(sync_s)) == {load}
+@given(st.floats(0, 1e6), st.integers(1, 30), st.sampled_from(trace.INTERPOLATIONS))
+def test_a_steady_load_stays_as_it_is(load: float, sync_s: int, interpolation: str) -> None:
+    assert set(parse_points([[at / 3, load] for at in range(90)]).sampled(sync_s, interpolation)) == {load}
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=2, max_size=50))

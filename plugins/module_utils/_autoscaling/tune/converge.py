@@ -111,7 +111,7 @@ class _Tuning:
             simulation.spec.max_replicas,
             recorded.throttling,
         )
-        load = recorded.load.sampled(simulation.sync_s)
+        load = recorded.load.sampled(simulation.sync_s, self.params["interpolation"])
         cut = split(len(load), simulation.sync_s, self.params["data"]["held_out_days"])
         if cut * simulation.sync_s < 86_400:
             given = self.params["data"]["held_out_days"]

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 import typing as t
 from dataclasses import replace
 
@@ -30,6 +31,7 @@ class Days:
         self._initial = settle(load[0], present)
         self._known: dict[Candidate, Figures] = {}
         self._raised: dict[Schedule, t.Any] = {}
+        self._days: list[Days] = []
 
     def simulation(self, one: Candidate) -> Simulation:
         """Return how a candidate is simulated."""
@@ -55,6 +57,18 @@ class Days:
             for one, totals in zip(chunk, self._batch.figures([self.simulation(one) for one in chunk]), strict=True):
                 self._known[one] = _figures(totals, self.syncs)
         return [self._known[one] for one in candidates]
+
+    def by_day(self, one: Candidate) -> list[Figures]:
+        """Return the figures of each day by itself; what is left of a day at the end counts with the last one."""
+        if not self._days:
+            length = round(DAY_S / self._present.sync_s)
+            cuts = [*range(0, max(1, self.syncs // length) * length, length), self.syncs]
+            sync_s, present = self._present.sync_s, self._present
+            self._days = [
+                Days(self.load[low:high], self.first_s + low * sync_s, present)
+                for low, high in itertools.pairwise(cuts)
+            ]
+        return [day([one])[0] for day in self._days]
 
     def run(self, one: Candidate) -> Run:
         """Simulate a candidate with all that happened; it is valid until the next one."""

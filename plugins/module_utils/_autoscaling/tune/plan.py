@@ -25,6 +25,8 @@ LEAST_SAVING = 0.005
 """A spec that keeps the objective as well is better when it costs less by this share."""
 SPENT = 0.7
 """How much of the allowance a spec may use up on training days: what just holds there often does not on others."""
+WORSE = 0.5
+"""The worse part of all recorded days must keep the objective too: days to come may all be like those."""
 _CAREFUL = (1.0, 0.9, 0.75, 0.6, 0.45, 0.3, 0.15, 0.0)
 _CURVE = 24
 
@@ -63,7 +65,16 @@ class Figures:
 
 
 Pair = tuple[Figures, Figures]
-Evaluate = t.Callable[[t.Sequence[Candidate]], t.Sequence[Figures]]
+
+
+class Evaluate(t.Protocol):
+    """Simulates candidates over a part of the recorded days."""
+
+    def __call__(self, candidates: t.Sequence[Candidate], /) -> t.Sequence[Figures]:
+        """Return the figures of each candidate."""
+
+    def by_day(self, one: Candidate, /) -> t.Sequence[Figures]:
+        """Return the figures of one candidate on each day by itself."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,11 @@ class Objective:
         # what breaks the objective now may cost more to keep it
         return cheaper or (not self.kept(present) and figures.violating < present.violating)
 
+    def steady(self, days: t.Sequence[Figures], present: t.Sequence[Figures]) -> bool:
+        """Return whether the worse part of the days keeps the objective, or violates it no more often than that of the present spec."""
+        one, now = (_worse(some) for some in (days, present))
+        return self.kept(one) or one.violating <= now.violating
+
     def holds_up(self, train: Pair, held: Pair) -> bool:
         """Return whether the second figures of each pair are better than the first, the present ones, on both parts and over all."""
         (present, one), (held_present, held_one) = train, held
@@ -110,6 +126,12 @@ class Objective:
             return True
         # quiet held-out days do not excuse a spec that breaks the objective over all days
         return held_one.violating <= held_present.violating and not self.kept(whole)
+
+
+def _worse(days: t.Sequence[Figures]) -> Figures:
+    """Return the figures of the worse part of some days together."""
+    ordered = sorted(days, key=lambda one: one.share)
+    return sum(ordered[1 : math.ceil(len(ordered) * WORSE)], ordered[0])
 
 
 @dataclass(frozen=True)
@@ -170,6 +192,10 @@ def search(
     """
     present = Candidate(space.before)
     before_train, before_held = train([present])[0], held([present])[0]
+
+    def steady(one: Candidate) -> bool:
+        return _steady(one, present, objective, train, held)
+
     allowed = objective.aimed(before_train)
     seen = _explore(space, train, allowed, {present: before_train}, candidates, seed)
     front = _front(seen)
@@ -179,7 +205,8 @@ def search(
         if not objective.better(one.figures, before_train):
             continue
         slim = _prune(one, space.before, spec, train, allowed)
-        if objective.holds_up((before_train, slim.figures), (before_held, held([slim.candidate])[0])):
+        borne_out = objective.holds_up((before_train, slim.figures), (before_held, held([slim.candidate])[0]))
+        if borne_out and steady(slim.candidate):
             chosen = slim.candidate
             break
         rejected += 1
@@ -189,7 +216,8 @@ def search(
     if best is not None:
         raised = held([best.candidate])[0]
         # floors are kept only where they beat what reacts alone, on days that they were not made from
-        if objective.better(raised, after_held) and objective.better(raised, before_held):
+        beats = objective.better(raised, after_held) and objective.better(raised, before_held)
+        if beats and steady(best.candidate):
             planned = (best.candidate, best.figures, raised)
     points = _thin(front)
     return Verdict(
@@ -220,7 +248,12 @@ def approved(
         return rest
     # a part of the changes is another spec, and is judged as one
     good = objective.holds_up((verdict.train[0], train([rest])[0]), (verdict.held[0], held([rest])[0]))
-    return rest if good else verdict.present
+    return rest if good and _steady(rest, verdict.present, objective, train, held) else verdict.present
+
+
+def _steady(one: Candidate, present: Candidate, objective: Objective, train: Evaluate, held: Evaluate) -> bool:
+    days, now = ([*train.by_day(some), *held.by_day(some)] for some in (one, present))
+    return objective.steady(days, now)
 
 
 def _key(point: Point, allowed: int, before: Parameters, spec: HpaSpec) -> tuple[float, ...]:

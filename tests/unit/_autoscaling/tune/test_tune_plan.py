@@ -253,6 +253,8 @@ def test_it_is_never_worse_on_held_out_days(
         assert verdict.reasons == ()
     else:
         assert objective.holds_up(verdict.train, verdict.held)
+        days = ([*train.by_day(one), *held.by_day(one)] for one in (verdict.chosen, verdict.present))
+        assert objective.steady(*days)
         assert space.contains(verdict.chosen.parameters)
         assert verdict.reasons
     assert verdict.chosen.schedule is None
@@ -265,6 +267,30 @@ def test_it_is_never_worse_on_held_out_days(
         assert planned.schedule is not None
         assert objective.better(raised, after)
         assert space.contains(planned.parameters)
+
+
+def test_the_worse_half_of_the_days_keeps_the_objective_too() -> None:
+    def days(*violating: int) -> list[Figures]:
+        return [Figures(1000, one, 1.0) for one in violating]
+
+    objective = Objective(0.999, True)
+    quiet = days(0, 0, 0, 0)
+    assert objective.steady(days(1, 0, 1, 0), quiet)
+    # as many in all, and in no other days
+    assert not objective.steady(days(0, 3, 0, 0), quiet)
+    # the middle one of three days belongs to the worse ones
+    assert not objective.steady(days(0, 3, 0), quiet[:3])
+    # the present spec does no better
+    assert objective.steady(days(0, 3, 0, 0), days(2, 0, 1, 0))
+    assert not objective.steady(days(0, 4, 0, 0), days(2, 0, 1, 0))
+
+
+def test_each_day_is_simulated_by_itself() -> None:
+    _spec, train, _held = parts(3, "plain")
+    present = tuned(3, "plain", Objective(0.999), Limits(), floors=False).present
+    days = train.by_day(present)
+    assert [one.syncs for one in days] == [1440, 1440]
+    assert sum(one.replica_syncs for one in days) == pytest.approx(train([present])[0].replica_syncs, rel=0.02)
 
 
 @settings(max_examples=15, deadline=None)
