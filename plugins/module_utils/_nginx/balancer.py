@@ -21,6 +21,8 @@ local M = {}
 local TICK_S, LEASE_S, FORGET_S, SWEEP_S = 0.25, 2, 300, 5
 local POINTS = 160
 local BODY_BYTES = 65536
+local ROUND = 4096
+local SPARE = 1024
 -- the last bound of the histogram of response times; what is beyond counts as one more
 local BOUNDS = 63
 -- what nginx takes as "no server is there": status 502; a status of our own would need a patched nginx
@@ -30,7 +32,15 @@ local FAILED = { ["502"] = true, ["503"] = true, ["504"] = true }
 
 local upstreams, order, snapshots = {}, {}, {}
 
-local function key(u, s, what) return "s|" .. u.name .. "|" .. s.name .. "|" .. what end
+-- names are made once: a request needs a dozen of them
+local function key(u, s, what)
+    local name = s.keys[what]
+    if not name then
+        name = "s|" .. u.name .. "|" .. s.name .. "|" .. what
+        s.keys[what] = name
+    end
+    return name
+end
 local function bump() dict:incr("version", 1, 0) end
 local function get(u, s, what, default)
     local value = dict:get(key(u, s, what))
@@ -48,6 +58,7 @@ function M.init(described)
         for _, s in ipairs(u.servers) do
             s.tag = string.format("%08x", ngx.crc32_long(u.name .. "|" .. s.name))
             u.by_tag[s.tag] = s
+            s.keys = {}
         end
         if u.check then
             u.check.accept = {}
@@ -142,11 +153,30 @@ local function ring_of(u, weights)
     return points
 end
 
+-- a whole round of smooth weighted round robin, so that a request only has to look up whose turn it is
+local function turns_of(u, weights, among)
+    local total, turns, current = 0, {}, {}
+    for _, i in ipairs(among) do total, current[i] = total + weights[i], 0 end
+    -- with other algorithms few requests are a tie
+    if u.algorithm ~= "round_robin" or total > ROUND or total % 1 ~= 0 then return nil end
+    for n = 1, total do
+        local best
+        for _, i in ipairs(among) do
+            current[i] = current[i] + weights[i]
+            if not best or current[i] > current[best] then best = i end
+        end
+        current[best] = current[best] - total
+        turns[n] = best
+    end
+    return turns
+end
+
 local function snapshot(u)
-    local version, now = dict:get("version") or 0, ngx.now()
+    local version = dict:get("version") or 0
     local old = snapshots[u.name]
-    if old and old.version == version and (not old.ramping or now - old.at < 0.1) then return old end
-    local new = { version = version, at = now, ramping = false, weights = {}, state = {}, current = {}, drained = {} }
+    if old and old.version == version and (not old.ramping or ngx.now() - old.at < 0.1) then return old end
+    local now = ngx.now()
+    local new = { version = version, at = now, ramping = false, weights = {}, state = {}, current = {}, among = {}, spare = {} }
     local whole = {}
     for i, s in ipairs(u.servers) do
         whole[i] = weight_of(u, s)
@@ -154,9 +184,14 @@ local function snapshot(u)
         new.ramping = new.ramping or part < 1
         new.weights[i] = whole[i] * part
         new.state[i] = get(u, s, "state", "closed")
-        new.drained[i] = get(u, s, "drained") ~= nil
         new.current[i] = old and old.current[i] or 0
+        if new.state[i] ~= "open" and get(u, s, "drained") == nil then
+            local list = s.backup and new.spare or new.among
+            list[#list + 1] = i
+        end
     end
+    new.turns = not new.ramping and turns_of(u, new.weights, new.among)
+    new.turn = old and old.turn or 0
     if u.algorithm == "hash" or u.algorithm == "ip_hash" then
         local print = table.concat(whole, ",")
         new.print = print
@@ -168,6 +203,10 @@ end
 
 -- smooth weighted round robin over the given servers
 local function in_turn(snap, among)
+    if among == snap.among and snap.turns then
+        snap.turn = snap.turn % #snap.turns + 1
+        return snap.turns[snap.turn]
+    end
     local best, total = nil, 0
     for _, i in ipairs(among) do
         snap.current[i] = snap.current[i] + snap.weights[i]
@@ -178,17 +217,17 @@ local function in_turn(snap, among)
     return best
 end
 
-local function least(snap, among, score)
+local function least(u, snap, among, score)
     local found, lowest = {}, nil
     for _, i in ipairs(among) do
-        local value = score(i)
+        local value = score(u, snap, i)
         if not lowest or value < lowest then found, lowest = {}, value end
         if value == lowest then found[#found + 1] = i end
     end
     return #found == 1 and found[1] or in_turn(snap, found)
 end
 
-local function active(u, i) return get(u, u.servers[i], "active", 0) end
+local function connections(u, snap, i) return get(u, u.servers[i], "active", 0) / snap.weights[i] end
 
 -- seconds that a server takes to answer; what is old counts less, so that a server that was slow is tried again
 local function seconds(u, i)
@@ -196,6 +235,22 @@ local function seconds(u, i)
     local at = get(u, s, "response_at")
     if not at then return 0.001 end
     return math.max(0.001, get(u, s, "response", 0) * 0.5 ^ (math.max(0, ngx.now() - at) / 10))
+end
+
+local function wait(u, snap, i) return seconds(u, i) * (get(u, u.servers[i], "active", 0) + 1) / snap.weights[i] end
+
+-- one of some servers by chance and weight, and not a given one
+local function draw(snap, among, except)
+    local total = except and -snap.weights[except] or 0
+    for _, i in ipairs(among) do total = total + snap.weights[i] end
+    local at, last = math.random() * total, nil
+    for _, i in ipairs(among) do
+        if i ~= except then
+            last, at = i, at - snap.weights[i]
+            if at < 0 then return i end
+        end
+    end
+    return last
 end
 
 local function on_ring(u, snap, among, text)
@@ -217,29 +272,17 @@ local function network()
     return #raw == 4 and raw:sub(1, 3) or raw
 end
 
+-- a closure made here would keep the compiler of Lua off all that balances
 local function select_by(u, snap, among)
     if #among == 1 then return among[1] end
     local algorithm = u.algorithm
     if algorithm == "least_conn" then
-        return least(snap, among, function(i) return active(u, i) / snap.weights[i] end)
+        return least(u, snap, among, connections)
     elseif algorithm == "least_time" then
-        return least(snap, among, function(i) return seconds(u, i) * (active(u, i) + 1) / snap.weights[i] end)
+        return least(u, snap, among, wait)
     elseif algorithm == "random_two" then
-        local total = 0
-        for _, i in ipairs(among) do total = total + snap.weights[i] end
-        local function draw(except)
-            local at = math.random() * (total - (except and snap.weights[except] or 0))
-            local last
-            for _, i in ipairs(among) do
-                if i ~= except then
-                    last, at = i, at - snap.weights[i]
-                    if at < 0 then return i end
-                end
-            end
-            return last
-        end
-        local first = draw()
-        return least(snap, { first, draw(first) }, function(i) return active(u, i) / snap.weights[i] end)
+        local first = draw(snap, among)
+        return least(u, snap, { first, draw(snap, among, first) }, connections)
     elseif algorithm == "hash" then
         return on_ring(u, snap, among, ngx.var.headroom_key or "")
     elseif algorithm == "ip_hash" then
@@ -255,30 +298,57 @@ local function granted(u, i)
     return false
 end
 
-local function choose(u, ctx)
-    local snap, refused, tried = snapshot(u), {}, ctx.tried[u.name] or {}
-    while true do
-        local among, spare = {}, {}
-        for i, s in ipairs(u.servers) do
-            if snap.state[i] ~= "open" and not snap.drained[i] and not tried[i] and not refused[i] then
-                local list = s.backup and spare or among
-                list[#list + 1] = i
-            end
-        end
-        if #among == 0 then among = spare end
-        if #among == 0 then return nil end
-        local i
-        if u.cookie and not next(tried) then
-            local s = u.by_tag[ngx.var["cookie_" .. u.cookie] or ""]
-            for _, candidate in ipairs(among) do
-                if s and u.servers[candidate] == s then i = candidate end
-            end
-        end
-        i = i or select_by(u, snap, among)
-        if snap.state[i] ~= "half_open" then return i, false end
-        if granted(u, i) then return i, true end
-        refused[i] = true
+-- name of what this worker has at a server, for the case that it is killed
+local function held(u, s)
+    s.held = s.held or "p|" .. ngx.worker.pid() .. "|" .. u.name .. "|" .. s.name
+    return s.held
+end
+
+-- whether a request was at a server, since it last had tried all of them
+local function tried(ctx, s)
+    for n = ctx.from, #ctx.order do
+        if ctx.order[n].s == s then return true end
     end
+    return false
+end
+
+-- whether a request was at a server of an upstream, since it last had tried all of them
+local function begun(ctx, u)
+    for n = ctx.from, #ctx.order do
+        if ctx.order[n].u == u then return true end
+    end
+    return false
+end
+
+-- those of some servers that are still to be tried
+local function left(u, ctx, some, refused)
+    if not refused and ctx.from > #ctx.order then return some end
+    local found = {}
+    for _, i in ipairs(some) do
+        if not (refused and refused[i]) and not tried(ctx, u.servers[i]) then found[#found + 1] = i end
+    end
+    return found
+end
+
+local function by_cookie(u, ctx, among)
+    if begun(ctx, u) then return nil end
+    local s = u.by_tag[ngx.var["cookie_" .. u.cookie] or ""]
+    for _, i in ipairs(among) do
+        if s and u.servers[i] == s then return i end
+    end
+end
+
+local function choose(u, ctx, refused)
+    local snap = snapshot(u)
+    local among = left(u, ctx, snap.among, refused)
+    if #among == 0 then among = left(u, ctx, snap.spare, refused) end
+    if #among == 0 then return nil end
+    local i = u.cookie and by_cookie(u, ctx, among) or select_by(u, snap, among)
+    if snap.state[i] ~= "half_open" then return i, false end
+    if granted(u, i) then return i, true end
+    refused = refused or {}
+    refused[i] = true
+    return choose(u, ctx, refused)
 end
 
 -- a server of the side that the request is on; where the canary has none that serves, the stable side does
@@ -291,11 +361,31 @@ local function choose_side(ctx)
     return i, trial
 end
 
+-- what is known of requests that ended is used again for others: tables of their own would keep the collector busy
+local spare, NOTHING = {}, {}
+
+local function taken(u)
+    local ctx = spare[#spare]
+    if not ctx then return { u = u, order = {}, from = 1 } end
+    spare[#spare] = nil
+    ctx.u, ctx.from = u, 1
+    return ctx
+end
+
+local function given_back(ctx)
+    -- what asks again finds nothing, and not what has become another request's
+    ngx.ctx = NOTHING
+    local order = ctx.order
+    if #order > 1 or ctx.parent or #spare >= SPARE then return end
+    order[1], ctx.last = nil, order[1]
+    spare[#spare + 1] = ctx
+end
+
 function M.pick(name)
-    local ctx = ngx.ctx.headroom
-    if not ctx then
+    local ctx = ngx.ctx
+    if not ctx.order then
         local u = upstreams[name]
-        ctx = { u = u, tried = {}, order = {}, pid = ngx.worker.pid() }
+        ctx = taken(u)
         local most = #u.servers
         if u.canary then
             ctx.parent, ctx.side = u, side_of(u, ctx)
@@ -304,23 +394,23 @@ function M.pick(name)
                 most = most + #u.other.servers
             end
         end
-        ngx.ctx.headroom = ctx
+        ngx.ctx = ctx
         if most > 1 then balancer.set_more_tries(math.min(most, 3) - 1) end
     end
     local i, trial = choose_side(ctx)
-    if not i and next(ctx.tried) then
+    if not i and ctx.from <= #ctx.order then
         -- nginx grants one more try where a kept connection was closed just then; the number of tries is its own
-        ctx.tried = {}
+        ctx.from = #ctx.order + 1
         i, trial = choose_side(ctx)
     end
     if not i then return ngx.exit(BUSY) end
     local u = ctx.u
     local s = u.servers[i]
-    ctx.tried[u.name] = ctx.tried[u.name] or {}
-    ctx.tried[u.name][i] = true
-    ctx.order[#ctx.order + 1] = { u = u, s = s, trial = trial }
+    local one = ctx.last or {}
+    one.u, one.s, one.trial, ctx.last = u, s, trial, nil
+    ctx.order[#ctx.order + 1] = one
     dict:incr(key(u, s, "active"), 1, 0)
-    dict:incr("p|" .. ctx.pid .. "|" .. u.name .. "|" .. s.name, 1, 0)
+    dict:incr(held(u, s), 1, 0)
     local ok, problem = balancer.set_current_peer(s.ip, s.port)
     if not ok then
         ngx.log(ngx.ERR, "no peer: ", problem)
@@ -378,6 +468,7 @@ local function close(u, s)
 end
 
 local function judge(u, s, trial, failed, known)
+    if not trial and not failed then return end
     local state = get(u, s, "state", "closed")
     if trial and state == "half_open" then
         if not known then
@@ -392,11 +483,6 @@ local function judge(u, s, trial, failed, known)
             eject(u, s, u.max_fails .. " requests failed")
         end
     end
-end
-
-local function release(pid, name, server)
-    dict:incr("s|" .. name .. "|" .. server .. "|active", -1)
-    dict:incr("p|" .. pid .. "|" .. name .. "|" .. server, -1)
 end
 
 -- how a request went on its side: by its last answer from there, and none at all is an error too
@@ -417,30 +503,52 @@ local function observe_side(ctx, statuses, times)
     observe(ctx.parent, ctx.side, failed, #ctx.order > 0 and took or nil)
 end
 
-function M.log()
-    local ctx = ngx.ctx.headroom
-    if not ctx then return end
-    ngx.ctx.headroom = nil
-    local statuses, times = {}, {}
-    for word in (ngx.var.upstream_status or ""):gmatch("[^, :]+") do statuses[#statuses + 1] = word end
-    for word in (ngx.var.upstream_response_time or ""):gmatch("[^, :]+") do times[#times + 1] = tonumber(word) or -1 end
-    for n, one in ipairs(ctx.order) do
-        local u, s, status = one.u, one.s, statuses[n]
-        release(ctx.pid, u.name, s.name)
-        dict:incr(key(u, s, "requests"), 1, 0)
-        -- a client that left says nothing about the server
-        local known = status ~= nil and status ~= "-" and status ~= "499"
-        local failed = known and FAILED[status] or false
-        if failed then dict:incr(key(u, s, "failures"), 1, 0) end
-        judge(u, s, one.trial, failed, known)
-        if known and not failed and times[n] and times[n] >= 0 then
-            local before = get(u, s, "response")
-            put(u, s, "response", before and before * 0.9 + times[n] * 0.1 or times[n])
-            put(u, s, "response_at", ngx.now())
-        end
+-- the moving mean of a server's response time; what came in between is added at most so often, unless it decides who is asked
+local function note_time(u, s, took)
+    local now, mean = ngx.now(), s.mean
+    if not mean then
+        mean = { sum = 0, count = 0, at = 0 }
+        s.mean = mean
     end
+    mean.sum, mean.count = mean.sum + took, mean.count + 1
+    if now - mean.at < 0.05 and u.algorithm ~= "least_time" then return end
+    local before, kept = get(u, s, "response"), 0.9 ^ mean.count
+    put(u, s, "response", before and before * kept + mean.sum / mean.count * (1 - kept) or mean.sum / mean.count)
+    put(u, s, "response_at", now)
+    mean.sum, mean.count, mean.at = 0, 0, now
+end
+
+-- a request at a server came to its end
+local function ended(one, status, took)
+    local u, s = one.u, one.s
+    dict:incr(key(u, s, "active"), -1)
+    dict:incr(held(u, s), -1)
+    dict:incr(key(u, s, "requests"), 1, 0)
+    -- a client that left says nothing about the server
+    local known = status ~= nil and status ~= "-" and status ~= "499"
+    local failed = known and FAILED[status] or false
+    if failed then dict:incr(key(u, s, "failures"), 1, 0) end
+    judge(u, s, one.trial, failed, known)
+    if known and not failed and took and took >= 0 then note_time(u, s, took) end
+end
+
+function M.log()
+    local ctx = ngx.ctx
+    if not ctx.order then return end
+    local status, took = ngx.var.upstream_status, ngx.var.upstream_response_time
+    local statuses, times
+    -- nearly all requests are at one server, for which nothing is taken apart
+    if #ctx.order == 1 and not ctx.side then
+        ended(ctx.order[1], status, tonumber(took))
+        return given_back(ctx)
+    end
+    statuses, times = {}, {}
+    for word in (status or ""):gmatch("[^, :]+") do statuses[#statuses + 1] = word end
+    for word in (took or ""):gmatch("[^, :]+") do times[#times + 1] = tonumber(word) or -1 end
+    for n, one in ipairs(ctx.order) do ended(one, statuses[n], times[n]) end
     -- a probe is no client
     if ctx.side and ngx.var.server_name ~= "headroom-management" then observe_side(ctx, statuses, times) end
+    given_back(ctx)
 end
 
 local function set_cookie(name, value, ttl_s)
@@ -457,8 +565,8 @@ local function set_cookie(name, value, ttl_s)
 end
 
 function M.header()
-    local ctx = ngx.ctx.headroom
-    if not ctx then return end
+    local ctx = ngx.ctx
+    if not ctx.order then return end
     if ctx.place then set_cookie(ctx.parent.canary.cookie, ctx.place, ctx.parent.canary.cookie_ttl_s) end
     local last = ctx.order[#ctx.order]
     if not last or not last.u.cookie or ngx.var["cookie_" .. last.u.cookie] == last.s.tag then return end

@@ -251,6 +251,8 @@ def _http(wanted: Wanted, lua: bool) -> list[str]:
     if wanted.country:
         lines += _countries(wanted, wanted.country)
     if lua:
+        # only cookies are set there, and what is there costs each request
+        cookies = any(one.affinity_cookie or (one.canary and one.canary.cookie) for one in wanted.upstreams)
         lines += [
             "lua_shared_dict headroom 10m;",
             "lua_max_pending_timers 4096;",
@@ -258,7 +260,7 @@ def _http(wanted: Wanted, lua: bool) -> list[str]:
             "lua_socket_log_errors off;",
             f'init_by_lua_block {{ headroom = dofile("{RELEASE}/balancer.lua").init(dofile("{RELEASE}/upstreams.lua")) }}',
             "init_worker_by_lua_block { headroom.start() }",
-            "header_filter_by_lua_block { headroom.header() }",
+            *(["header_filter_by_lua_block { headroom.header() }"] if cookies else []),
             "log_by_lua_block { headroom.log() }",
         ]
     return lines

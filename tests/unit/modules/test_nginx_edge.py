@@ -540,6 +540,7 @@ def test_what_does_not_serve_is_taken_back(world: World) -> None:
     # an origin that fails by itself stops no change of something else
     world.origins["two"].close()
     other = world.run(region="eu-west-1")
+    assert not other.get("failed"), other
     assert (other["changed"], other["silent"]) == (True, ["two"])
 
 
