@@ -240,7 +240,6 @@ def _http(wanted: Wanted, lua: bool) -> list[str]:
         "include /etc/nginx/mime.types;",
         "default_type application/octet-stream;",
         *http_common(wanted.trusted_proxies, wanted.real_ip_header),
-        "map $http_upgrade $headroom_connection { default upgrade; '' ''; }",
         "limit_req_status 429;",
     ]
     for one in wanted.virtual_servers:

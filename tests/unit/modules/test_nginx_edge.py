@@ -10,6 +10,7 @@ import copy
 import http.client
 import json
 import pathlib
+import socket
 import ssl
 import subprocess
 import threading
@@ -64,6 +65,9 @@ class Handler(BaseHTTPRequestHandler):
         if not probe:
             self.server.asked.append((self.command, self.path, sent))
             time.sleep(self.server.slow_s)
+        if sent.get("upgrade") == "websocket" and sent.get("connection", "").lower() == "upgrade":
+            self._talk(sent)
+            return
         body = json.dumps(
             {"origin": self.server.name, "version": self.server.version, "path": self.path, "sent": sent}
         ).encode()
@@ -75,6 +79,17 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+    def _talk(self, sent: dict[str, str]) -> None:
+        """Change to another protocol, in which what is said comes back in capitals."""
+        self.send_response(101)
+        self.send_header("Upgrade", "websocket")
+        self.send_header("Connection", "Upgrade")
+        self.send_header("Key", sent["sec-websocket-key"])
+        self.end_headers()
+        while text := self.connection.recv(100):
+            self.wfile.write(text.upper())
+        self.close_connection = True
 
     do_POST = do_HEAD = do_OPTIONS = do_GET
 
@@ -514,6 +529,29 @@ def test_a_cache_outlives_a_reload(world: World) -> None:
     world.have(region="eu-central-1")
     again = world.ask("/")
     assert (again.cache, again.headers["x-edge-region"]) == ("HIT", "eu-central-1")
+
+
+def test_a_websocket_goes_through_where_nothing_is_kept(world: World) -> None:
+    keeps_none = {"min_s": 0, "default_s": 0, "max_s": 0}
+    world.have(behaviors=[world.behavior(path="/live", origin="one", ttl=keeps_none)])
+    upgrade = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Key": "a2V5",
+        "Sec-WebSocket-Version": "13",
+    }
+    for path, status in (("/live", b"101"), ("/other", b"200")):
+        with socket.create_connection(("127.0.0.1", world.port), timeout=20) as viewer:
+            lines = [f"GET {path} HTTP/1.1", "Host: shop", *(f"{name}: {value}" for name, value in upgrade.items())]
+            viewer.sendall("\r\n".join([*lines, "", ""]).encode())
+            said = viewer.recv(4096)
+            assert said.startswith(b"HTTP/1.1 " + status), said
+            if status == b"101":
+                assert b"key: a2v5" in said.lower()
+                for text in (b"one", b"another"):
+                    viewer.sendall(text)
+                    assert viewer.recv(100) == text.upper()
+    assert world.ask("/live").status == 200
 
 
 def test_what_does_not_serve_is_taken_back(world: World) -> None:

@@ -44,6 +44,8 @@ _SENT = {
 }
 # what makes sense only where nginx does not keep the answer
 _CONDITIONS = ("If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since", "Range")
+# what else a viewer and an origin that change to a WebSocket say; where nothing is kept
+_UPGRADE = ("Upgrade", *(f"Sec-WebSocket-{name}" for name in ("Extensions", "Key", "Protocol", "Version")))
 _ACCEL = "X-Accel-Buffering X-Accel-Charset X-Accel-Expires X-Accel-Limit-Rate X-Accel-Redirect"
 _TYPES = (
     "application/javascript application/json application/manifest+json application/wasm application/xml font/otf font/ttf "
@@ -328,8 +330,9 @@ def _behavior(behavior: Behavior, edge: Edge) -> list[str]:
     names = (*behavior.cache_key.headers, *behavior.forward.headers)
     everything = ALL in names
     sent = dict(_SENT)
-    if behavior.ttl.max_s == 0 and not everything:
-        sent.update({name: _given(name) for name in _CONDITIONS})
+    if behavior.ttl.max_s == 0:
+        sent.update({name: _given(name) for name in (*_UPGRADE, *(() if everything else _CONDITIONS))})
+        sent["Connection"] = "$headroom_connection"
     if everything:
         # theirs, as they are
         for name in ("Content-Type", "User-Agent"):
@@ -420,7 +423,9 @@ def _origin(number: int, origin: Origin, edge: Edge) -> list[str]:
         f"proxy_pass {scheme}://origin_{number}_{scheme}{path}$request_uri;",
         "proxy_http_version 1.1;",
         "proxy_set_header Host $headroom_host;",
-        'proxy_set_header Connection "";',
+        # only where nothing is kept does an upgrade come here
+        "proxy_set_header Upgrade $http_upgrade;",
+        "proxy_set_header Connection $headroom_connection;",
         'proxy_set_header X-Headroom "";',
         'proxy_set_header X-Headroom-Host "";',
         f"proxy_ignore_headers Cache-Control Expires Set-Cookie Vary {_ACCEL};",

@@ -58,6 +58,8 @@ def http_common(trusted_proxies: t.Sequence[str], real_ip_header: str) -> list[s
         "log_format headroom '$remote_addr - $remote_user [$time_iso8601] \"$request\" $status $body_bytes_sent '",
         '    \'"$http_referer" "$http_user_agent" upstream=$upstream_addr status=$upstream_status seconds=$request_time\';',
         "access_log /var/log/nginx/access.log headroom buffer=64k flush=1s;",
+        # an upgrade, as to a WebSocket, goes from connection to connection; else these are kept
+        "map $http_upgrade $headroom_connection { default upgrade; '' ''; }",
     ]
     if trusted_proxies:
         lines += [f"set_real_ip_from {network};" for network in trusted_proxies]
