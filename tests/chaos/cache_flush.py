@@ -11,8 +11,9 @@ than the flushed one, is stale. There must be none.
 The same is done in the order that comes to mind first, the edge before Redis, and in one pass. That must leave stale reads: a race
 that it could not lose would prove nothing.
 
-The edge is nginx with its purge module, started on a lab host for the time of the run, or with ``--declared`` those of the inventory
-(playbooks/cdn.yml). The applications (playbooks/lab/apps.yml) and load balancers (playbooks/load_balancer.yml) must be there.
+The edges are those of the inventory (playbooks/cdn.yml), or with ``--edge-host`` one that is written by hand: nginx with its purge module,
+started there for the time of the run. The applications (playbooks/lab/apps.yml) and load balancers (playbooks/load_balancer.yml) must be
+there.
 """
 
 from __future__ import annotations
@@ -319,7 +320,7 @@ def database() -> str:
 def edge_of(options: argparse.Namespace, lab: Lab) -> Iterator[Edge]:
     """Give the declared edges, or run nginx with its purge module on a lab host meanwhile."""
     known = addresses()
-    if options.declared:
+    if options.edge_host is None:
         hosts = [known[host] for host in known if host.startswith("edge")]
         yield Edge([f"http://{host}" for host in hosts], [f"http://{host}:8181" for host in hosts], "PURGE", "")
         return
@@ -379,10 +380,8 @@ def arguments() -> argparse.Namespace:
         help="of cache_flush; more than an item may be on its way through the edge (default: %(default)s)",
     )
     parser.add_argument(
-        "--declared", action="store_true", help="through the edges of the inventory, in place of one's own"
-    )
-    parser.add_argument(
-        "--edge-host", default="lb2", help="lab host with nginx for the edge of one's own (default: lb2)"
+        "--edge-host",
+        help="lab host with nginx for an edge that is written by hand, such as lb2 (default: the inventory's edges)",
     )
     parser.add_argument("--balancer", default="lb1", help="lab host behind that edge (default: lb1)")
     parser.add_argument("--quick", action="store_true", help="30 flushes in each order, to see that it works")
@@ -393,7 +392,7 @@ def arguments() -> argparse.Namespace:
         parser.error(f"--flushes must be at least 1, --writers from 1 to {200 // ITEMS_OF_A_WRITER}")
     known = addresses()
     for host in (options.edge_host, options.balancer):
-        if host not in known:
+        if host is not None and host not in known:
             parser.error(f"there is no host {host} in the lab; give some of {', '.join(known)}")
     return options
 
