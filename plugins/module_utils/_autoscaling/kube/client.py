@@ -25,6 +25,8 @@ CONNECT_S = 5.0
 MAX_BYTES = 64 * 1024**2
 PAGE = 500
 HPA = "/apis/autoscaling/v2"
+# a server that knows it (from 1.25 on) refuses fields that it does not know, which it would drop otherwise
+_STRICT = {"fieldValidation": "Strict"}
 
 
 class Refused(HeadroomError):
@@ -133,12 +135,12 @@ class Client:
             query["continue"] = token
 
     def create(self, path: str, body: t.Mapping[str, t.Any], purpose: str) -> dict[str, t.Any]:
-        """Create an object."""
-        return self._send("POST", path, purpose, body=body)
+        """Create an object; a field that the server does not know is refused."""
+        return self._send("POST", path, purpose, body=body, params=_STRICT)
 
     def patch(self, path: str, body: t.Mapping[str, t.Any], purpose: str) -> dict[str, t.Any]:
-        """Change an object by a JSON merge patch."""
-        return self._send("PATCH", path, purpose, body=body, kind="application/merge-patch+json")
+        """Change an object by a JSON merge patch; a field that the server does not know is refused."""
+        return self._send("PATCH", path, purpose, body=body, kind="application/merge-patch+json", params=_STRICT)
 
     def delete(self, path: str, body: t.Mapping[str, t.Any], purpose: str) -> dict[str, t.Any]:
         """Delete an object."""
