@@ -86,10 +86,11 @@ _SPELLED = {"0.5": "500m", "1000m": "1", "0.05": "50m", "1000": "1k", "0.1": "10
 
 
 class Answer(Exception):  # noqa: N818
-    """Ends a request with an error; ``reason`` is that of the Status, none for an answer that is no Status."""
+    """Ends a request with an error; ``reason`` is that of the Status, none for an answer that is no Status, ``kind`` what it is about."""
 
-    def __init__(self, status: int, reason: str | None, message: str) -> None:
+    def __init__(self, status: int, reason: str | None, message: str, kind: str = "") -> None:
         super().__init__(message)
+        self.kind = kind
         self.status = status
         self.reason = reason
 
@@ -188,7 +189,7 @@ class Emulator(Server):
             if parts.path.startswith("/api/v1/namespaces/") and parts.path.count("/") == 4:
                 name = parts.path.rsplit("/", 1)[1]
                 if name == "nowhere":
-                    raise Answer(404, "NotFound", f'namespaces "{name}" not found')
+                    raise Answer(404, "NotFound", f'namespaces "{name}" not found', "namespaces")
                 return {"kind": "Namespace", "metadata": {"name": name}}
             match = _PATH.fullmatch(parts.path)
             kinds = self.apis.get(match.group("api"), {}) if match else {}
@@ -216,7 +217,7 @@ class Emulator(Server):
     def _create(self, path: str, namespace: str, kind: str, item: Object, strict: bool) -> Object:
         where = f"{path}/{item['metadata']['name']}"
         if namespace == "nowhere":
-            raise Answer(404, "NotFound", f'namespaces "{namespace}" not found')
+            raise Answer(404, "NotFound", f'namespaces "{namespace}" not found', "namespaces")
         if item.get("kind") != kind:
             raise Answer(400, "BadRequest", f"the object provided is no {kind}")
         if where in self.objects:
@@ -387,6 +388,7 @@ def _handler(emulator: Emulator) -> type[Handler]:
                         "status": "Failure",
                         "reason": error.reason,
                         "message": str(error),
+                        "details": {"kind": error.kind},
                         "code": status,
                     }
                     answer = json.dumps(said)

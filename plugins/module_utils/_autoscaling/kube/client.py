@@ -30,12 +30,13 @@ _STRICT = {"fieldValidation": "Strict"}
 
 
 class Refused(HeadroomError):
-    """The API server answered with an error; ``status`` is that of HTTP."""
+    """The API server answered with an error; ``status`` is that of HTTP, ``kind`` the resource that it is about, where it says so."""
 
-    def __init__(self, message: str, status: int, code: str) -> None:
-        """Keep the sentence and the status."""
+    def __init__(self, message: str, status: int, code: str, kind: str = "") -> None:
+        """Keep the sentence, the status and the kind."""
         super().__init__(message, code=code, status=status)
         self.status = status
+        self.kind = kind
 
 
 # the code of an answer's status, and what to do about it
@@ -247,7 +248,9 @@ class Client:
             )
         elif 300 <= status < 400:
             code, message, hint = "redirected", f"HTTP status {status}", "Give the API server's own URL as host."
-        return Refused(f"Failed to {purpose} on {self.url}: {message}. {hint}", status, code)
+        details = said.get("details")
+        kind = str(details.get("kind") or "") if isinstance(details, dict) else ""
+        return Refused(f"Failed to {purpose} on {self.url}: {message}. {hint}", status, code, kind)
 
 
 def _tls_cause(error: Exception) -> str:
