@@ -323,8 +323,8 @@ options:
     version_added: 0.1.0
   report_file:
     description:
-      - File to write the result to as one HTML page, with load, replicas before and after, violations and the trade-off curve. It loads
-        nothing from elsewhere.
+      - File to write the result to as one HTML page, with load, replicas before and after, violations, the trade-off curve and the
+        recommended spec as YAML. It loads nothing from elsewhere.
     type: path
     version_added: 0.1.0
 requirements:

@@ -92,6 +92,17 @@ def stats(said: dict[str, t.Any]) -> dict[str, t.Any]:
     return one
 
 
+def hpas(namespace: str) -> str:
+    """Return where the autoscalers of a namespace are."""
+    return f"/apis/autoscaling/v2/namespaces/{namespace}/horizontalpodautoscalers"
+
+
+def floors(emulator: Emulator) -> dict[str, int]:
+    """Return the floors of all autoscalers."""
+    items = {path: item for path, item in emulator.objects.items() if "/horizontalpodautoscalers/" in path}
+    return {path.rsplit("/", 1)[1]: item["spec"]["minReplicas"] for path, item in items.items()}
+
+
 def test_the_services_of_phonebill_are_declared_once_and_reported(server: t.Any) -> None:
     emulator, kubeconfig = server
     deploy(emulator, "phonebill", "auth-service", {"cpu": "200m", "memory": "512Mi"}, {"cpu": "1", "memory": "1Gi"})
@@ -107,7 +118,7 @@ def test_the_services_of_phonebill_are_declared_once_and_reported(server: t.Any)
     )
     deploy(emulator, "phonebill", "kos-mock", {"cpu": "100m"}, {})
 
-    code, said = play(kubeconfig, "phonebill", "autoscale")
+    code, said = play(kubeconfig, "phonebill", "autoscale", autoscaling_at="saturday 03:00")
     assert code == 0, json.dumps(said)[-3000:]
     kinds = [path.split("/")[-2] for path in emulator.objects]
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {
@@ -119,14 +130,30 @@ def test_the_services_of_phonebill_are_declared_once_and_reported(server: t.Any)
     hpa = emulator.objects["/apis/autoscaling/v2/namespaces/phonebill/horizontalpodautoscalers/product-change-service"]
     assert (hpa["spec"]["minReplicas"], hpa["spec"]["maxReplicas"]) == (2, 8)
 
-    code, said = play(kubeconfig, "phonebill", "autoscale")
+    code, said = play(kubeconfig, "phonebill", "autoscale", autoscaling_at="saturday 03:00")
     assert (code, stats(said)["changed"]) == (0, 0)
 
+    # half an hour before the hours of business in Korea
+    code, said = play(kubeconfig, "phonebill", "autoscale", autoscaling_at="sunday 23:30")
+    assert code == 0, json.dumps(said)[-3000:]
+    assert floors(emulator) == {
+        "auth-service": 6,
+        "bill-inquiry-service": 6,
+        "product-change-service": 4,
+        "kos-mock": 2,
+    }
+
     emulator.metrics["external.metrics.k8s.io"] = []
-    code, said = play(kubeconfig, "phonebill", "autoscale")
+    code, said = play(kubeconfig, "phonebill", "autoscale", autoscaling_at="monday 09:00")
     assert code == 2
     assert "serves no queue_length" in json.dumps(said)
-    assert stats(said)["changed"] == 0
+    # after these hours
+    assert floors(emulator) == {
+        "auth-service": 3,
+        "bill-inquiry-service": 3,
+        "product-change-service": 2,
+        "kos-mock": 2,
+    }
 
     code, said = play(kubeconfig, "phonebill", "autoscale_report")
     assert code == 0
@@ -190,11 +217,6 @@ PODS = {
 }
 
 
-def hpas(namespace: str) -> str:
-    """Return where the autoscalers of a namespace are."""
-    return f"/apis/autoscaling/v2/namespaces/{namespace}/horizontalpodautoscalers"
-
-
 def scaled(emulator: Emulator, namespace: str, name: str, **more: t.Any) -> None:
     """Put an autoscaler there."""
     target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": name}
@@ -226,8 +248,7 @@ def test_a_service_that_cannot_be_tuned_does_not_hide_what_was_done_to_others(
     shown = json.dumps(said)
     assert "Applied: " in shown
     assert "Failed to tune HPA shop/first: the load covers 1.0 days" in json.dumps(said["plays"][-1]["tasks"][-1])
-    floors = {name: emulator.objects[f"{hpas('shop')}/{name}"]["spec"]["minReplicas"] for name in ("first", "second")}
-    assert floors["first"] == 6 > floors["second"]
+    assert floors(emulator)["first"] == 6 > floors(emulator)["second"]
 
     # in an incident the floor stays, and what was applied can be taken back
     services = [tuned("second", tmp_path, 4)]
@@ -235,7 +256,7 @@ def test_a_service_that_cannot_be_tuned_does_not_hide_what_was_done_to_others(
     code, said = play(kubeconfig, "trading", "tune", **reverted)
     assert (code, stats(said)["changed"]) == (0, 1)
     assert said["global_custom_stats"]["autoscaling_tuned"] == {"second": "reverted"}
-    assert emulator.objects[f"{hpas('shop')}/second"]["spec"]["minReplicas"] == 6
+    assert floors(emulator)["second"] == 6
     code, said = play(kubeconfig, "trading", "tune", **reverted)
     assert (code, stats(said)["changed"]) == (0, 0)
     code, said = play(
@@ -243,7 +264,7 @@ def test_a_service_that_cannot_be_tuned_does_not_hide_what_was_done_to_others(
     )
     assert code == 0
     assert "The floor is not lowered, since option incident says" in json.dumps(said)
-    assert emulator.objects[f"{hpas('shop')}/second"]["spec"]["minReplicas"] >= 6
+    assert floors(emulator)["second"] >= 6
 
 
 def test_a_service_has_queries_of_its_own(server: t.Any) -> None:
@@ -281,9 +302,9 @@ def test_one_name_in_two_namespaces_and_no_autoscaler_are_told_apart(server: t.A
     assert states["a/app"] != states["b/app"]
 
 
-@pytest.mark.parametrize(
-    ("start", "end", "floor"),
-    [
+def test_floors_that_would_not_be_in_force_are_refused(server: t.Any) -> None:
+    emulator, kubeconfig = server
+    bad: list[tuple[t.Any, t.Any, int]] = [
         ("8:00", "18:00", 9),
         ("22:00", "06:00", 9),
         ("nonsense", "zzz", 9),
@@ -292,14 +313,19 @@ def test_one_name_in_two_namespaces_and_no_autoscaler_are_told_apart(server: t.A
         ("08:00", "08:00", 9),
         ("08:00", "18:00", 31),
         ("08:00", "18:00", 0),
-    ],
-)
-def test_floors_that_would_not_be_in_force_are_refused(server: t.Any, start: t.Any, end: t.Any, floor: int) -> None:
-    emulator, kubeconfig = server
-    floors = [{"days": ["monday"], "start": start, "end": end, "min_replicas": floor}]
-    good = [{"days": ["monday"], "start": "00:00", "end": "24:00", "min_replicas": 30}]
-    services = [{"name": "app", "spec": SPEC, "floors": good}, {"name": "shop", "spec": SPEC, "floors": floors}]
+    ]
+    services = [
+        {
+            "name": f"app-{number}",
+            "spec": SPEC,
+            "floors": [{"days": ["monday"], "start": start, "end": end, "min_replicas": floor}],
+        }
+        for number, (start, end, floor) in enumerate([*bad, ("00:00", "24:00", 30)])
+    ]
     code, said = play(kubeconfig, "trading", "autoscale", autoscaling_services=services, autoscaling_at="tuesday 09:00")
     assert code == 2
-    assert f"has for shop a floor of {floor} from '{start}' to '{end}'" in json.dumps(said)
+    told = json.dumps(said)
+    for number, (start, end, floor) in enumerate(bad):
+        assert f"has for app-{number} a floor of {floor} from '{start}' to '{end}'" in told
+    assert f"has for app-{len(bad)} " not in told
     assert emulator.objects == {}

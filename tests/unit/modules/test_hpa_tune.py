@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import html
 import json
 import math
 import pathlib
@@ -295,6 +296,10 @@ def test_the_report_is_one_page_that_needs_nothing_else(
     assert {"load", "old", "pods", "late", "dot", "was", "is", "goal"} < set(drawn)
     assert drawn.count("dot") == len(result["curve"])
     assert all(change["risk_reason"] in text for change in result["changes"])
+    # the spec can be copied as it is
+    specs = [yaml.safe_load(html.unescape(part.split("</pre>")[0])) for part in text.split("<pre>")[1:]]
+    assert specs[0] == result["spec"]
+    assert specs[1:] == ([result["schedule"]["spec"]] if result["schedule"] else [])
 
 
 # ---- applying and reverting
@@ -660,6 +665,7 @@ def test_a_floor_is_not_lowered_while_the_newest_load_is_missing(
 def test_a_floor_is_not_reverted_while_prometheus_tells_of_an_incident_or_cannot(
     api: t.Any, prometheus: Prometheus, capsys: pytest.CaptureFixture[str], query: str
 ) -> None:
+    assert api.emulator
     recorded(api, (2, 4), maxReplicas=40)
     given = asked(prometheus, incident_query=query)
     assert run(capsys, api, state="reverted", **given)[1]["spec"]["minReplicas"] == 4
