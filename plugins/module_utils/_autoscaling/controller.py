@@ -74,7 +74,7 @@ def reconcile(
 
     What ends a sync of the controller before such a step has no place here, and its reasons are never said: ``FailedGetScale``,
     ``InvalidSelector`` and ``AmbiguousSelector`` (scale or pods cannot be read). ``FailedUpdateScale`` follows a step, when what it
-    decided cannot be written.
+    decided cannot be written. ``ScaledToZero`` belongs to a feature that is off unless it was switched on, and is not modelled.
 
     :param spec: the HPA's spec, parsed or as a dict of the API (autoscaling/v2); without metrics it means cpu at 80 %.
     :param scale: replicas of the target, wanted and present.

@@ -249,9 +249,11 @@ def test_a_metric_that_no_adapter_serves_is_said(api: t.Any, capsys: pytest.Capt
 def test_an_adapter_that_does_not_list_its_metrics_is_told(api: t.Any, capsys: pytest.CaptureFixture[str]) -> None:
     api.put("Deployment", "shop", deployment())
     api.emulator.groups.append("external.metrics.k8s.io")
-    api.emulator.metrics = {"external.metrics.k8s.io": ["externalmetrics"]}
-    result = run(api, capsys, hpa_metrics=[metric("External", "queue")])[1]
-    assert (result["ready"], list(result["not_read"])) == (True, ["metrics of external.metrics.k8s.io"])
+    api.emulator.groups.append("custom.metrics.k8s.io")
+    api.emulator.metrics = {"external.metrics.k8s.io": ["externalmetrics"], "custom.metrics.k8s.io": ["*/*"]}
+    result = run(api, capsys, hpa_metrics=ALL)[1]
+    assert result["ready"]
+    assert list(result["not_read"]) == ["metrics of custom.metrics.k8s.io", "metrics of external.metrics.k8s.io"]
 
 
 def test_an_adapter_that_does_not_answer_is_not_ready(api: t.Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,9 +65,10 @@ class Source:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise OptionError(f"prometheus.{name}", value, f"give a number {unit} from {low:g} to {high:g}.")
-        if self.token is not None and not (self.token.isascii() and self.token.isprintable() and self.token.strip()):
+        # an empty one is none
+        if self.token and not (self.token.isascii() and self.token.isprintable() and self.token.strip()):
             # a secret is not shown, and a header cannot carry such a one
-            remedy = "it is empty, or has a line break or a character that a token cannot have; give the token alone."
+            remedy = "it is blank, or has a line break or a character that a token cannot have; give the token alone."
             raise OptionError("prometheus.token", "********", remedy)
         if self.ca_cert is not None and self.validate_certs:
             _check_authorities(self.ca_cert)
