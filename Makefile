@@ -68,7 +68,8 @@ unit: setup  ## Unit tests; those that need a real nginx or Varnish are skipped 
 .PHONY: test-k8s
 test-k8s: setup  ## The tests of the HPA modules on a real API server: HEADROOM_KUBECONFIG=file, it needs rights to make namespaces
 	@: $${HEADROOM_KUBECONFIG:?names the kubeconfig of a cluster to test on}
-	pytest tests/unit/modules/test_hpa.py tests/unit/modules/test_hpa_info.py
+	pytest tests/unit/modules/test_hpa.py tests/unit/modules/test_hpa_info.py tests/unit/modules/test_hpa_surroundings.py \
+		tests/unit/modules/test_hpa_tune.py
 
 .PHONY: molecule
 molecule: setup  ## All Molecule scenarios on one lab; make molecule SCENARIO=name for one beside default

@@ -111,12 +111,13 @@ options:
       version:
         description:
           - Release of Kubernetes whose controller is meant. V(1.32) stands for all releases up to it, and V(1.33) for it and
-            later ones.
+            later ones. V(1.38) stands for those that ignore completed pods too, which a simulation does not have.
           - From 1.33 on a spec may have tolerances of its own, and a ratio of exactly 1.1 is within the default tolerance.
         type: str
         choices:
           - "1.32"
           - "1.33"
+          - "1.38"
         default: "1.33"
       sync_s:
         description:

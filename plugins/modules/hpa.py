@@ -23,7 +23,8 @@ description:
   - Looks around and tells in RV(findings), which are warnings too, what would keep the autoscaler from working well.
   - Needs the rights to C(get) and, as needed, C(create), C(patch) and C(delete) C(horizontalpodautoscalers). What it may not
     look at besides is in RV(not_read). These are C(list) of C(horizontalpodautoscalers), of C(poddisruptionbudgets), and C(get)
-    and C(list) of the C(deployments), C(statefulsets) and C(replicasets) that are scaled.
+    and C(list) of the C(deployments), C(statefulsets) and C(replicasets) that are scaled, and C(get) of the C(namespaces) for an
+    autoscaler that is not there yet. Other kinds of targets are in RV(not_read) too.
 extends_documentation_fragment:
   - headroom.scale.kubernetes
   - headroom.scale.attributes

@@ -17,6 +17,8 @@ description:
     from.
   - Declares the PodDisruptionBudget and the NetworkPolicy of the Deployment's pods, which have its name and its selector. Where they are
     as declared, no write request is sent.
+  - A field that the API server does not know is refused by it before anything is stored, from Kubernetes 1.25 on. Fields of rules that
+    the API does not have are refused before anything is sent.
   - The Deployment itself is not changed. What it lacks is in RV(findings), which are warnings too.
   - Needs the rights to C(get) C(deployments), and to C(get), C(create) and C(patch) C(poddisruptionbudgets) and C(networkpolicies).
 extends_documentation_fragment:
@@ -52,6 +54,7 @@ options:
   requests:
     description:
       - Requests that it must have, quantities by resource, such as V(200m) of C(cpu).
+      - A limit without a request is the request, as it is to the API server.
     type: dict
     default: {}
     version_added: 0.1.0
@@ -72,10 +75,19 @@ options:
   metrics:
     description:
       - Types of the metrics that the autoscaler has. The APIs that answer for them must be served.
+      - By default those of O(hpa_metrics), and V(Resource) without any.
     type: list
     elements: str
     choices: [Resource, ContainerResource, Pods, Object, External]
-    default: [Resource]
+    version_added: 0.1.0
+  hpa_metrics:
+    description:
+      - The metrics that the autoscaler has, as C(spec.metrics) of M(headroom.scale.hpa). Each one of type C(Pods), C(Object) and
+        C(External) must be in the list of metrics that its adapter serves.
+      - An adapter that does not list its metrics is named in RV(not_read), and they are not checked.
+    type: list
+    elements: dict
+    default: []
     version_added: 0.1.0
   budget:
     description:
@@ -93,7 +105,7 @@ options:
         type: str
   network_policy:
     description:
-      - The NetworkPolicy. Without it none is declared, and one that is there is left alone.
+      - The NetworkPolicy. One of its suboptions is required. Without it none is declared, and one that is there is left alone.
     type: dict
     version_added: 0.1.0
     suboptions:
@@ -123,7 +135,14 @@ EXAMPLES = r"""
       cpu: 2000m
       memory: 2Gi
     probes: [readiness, liveness]
-    metrics: [Resource, Pods]
+    hpa_metrics:
+      - type: Pods
+        pods:
+          metric:
+            name: active_connections
+          target:
+            type: AverageValue
+            averageValue: "30"
     budget:
       min_available: "2"
     network_policy:
@@ -150,8 +169,9 @@ summary:
 findings:
   description:
     - What is lacking, each with a stable code, a sentence, and names and figures.
-    - The codes are V(target_missing), V(container_missing), V(requests_differ), V(limits_differ), V(probe_missing) and
-      V(metrics_api_missing).
+    - The codes are V(target_missing), V(container_missing), V(requests_differ), V(limits_differ), V(probe_missing),
+      V(metrics_api_missing) (no adapter serves the API), V(metrics_api_failing) (its metrics cannot be listed) and V(metric_missing) (the
+      adapter does not serve this one).
   returned: success
   type: list
   elements: dict
@@ -159,6 +179,11 @@ findings:
     - api: custom.metrics.k8s.io
       code: metrics_api_missing
       message: The API server does not serve custom.metrics.k8s.io, which metrics of type Pods need; install an adapter for it.
+not_read:
+  description: What could not be checked, and why.
+  returned: success
+  type: dict
+  sample: {metrics of external.metrics.k8s.io: The adapter does not list its metrics.}
 plan:
   description: What is changed, or would be in check mode. None for what was not there.
   returned: success

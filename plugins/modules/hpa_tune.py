@@ -53,6 +53,9 @@ options:
   state:
     description:
       - V(recommended) changes nothing, V(applied) makes the changes that are approved, V(reverted) takes the newest applied change back.
+      - V(reverted) does not lower the floor in an incident, by O(incident) or O(prometheus.incident_query), nor while the autoscaler
+        cannot read its metrics, nor below one that a schedule has raised since. When that is all that was to be reverted, the change
+        stays recorded.
     type: str
     choices: [recommended, applied, reverted]
     default: recommended
@@ -308,7 +311,8 @@ options:
   incident:
     description:
       - Whether there is an incident now. The floor is not lowered then, as it is not while the newest load is missing, or the autoscaler
-        cannot read its metrics.
+        cannot read its metrics. The newest load is missing when its last value is older than 5 minutes and than 5 of its steps, or when
+        its last hour has a gap.
     type: bool
     default: false
     version_added: 0.1.0
@@ -319,8 +323,8 @@ options:
     version_added: 0.1.0
   report_file:
     description:
-      - File to write the result to as one HTML page, with load, replicas before and after, violations and the trade-off curve. It loads
-        nothing from elsewhere.
+      - File to write the result to as one HTML page, with load, replicas before and after, violations, the trade-off curve and the
+        recommended spec as YAML. It loads nothing from elsewhere.
     type: path
     version_added: 0.1.0
 requirements:
@@ -483,9 +487,15 @@ data:
     held_out_days: {description: Days that were judged on., type: float, sample: 4.0}
     step_s: {description: Usual seconds between two values., type: float, sample: 60.0}
     gap_s: {description: "Length of all gaps, in seconds.", type: float, sample: 0.0}
-    at_max_share: {description: "Share of the time at C(maxReplicas), as recorded.", type: float, sample: 0.0}
+    at_max_share:
+      description: Share of the time at C(maxReplicas), as recorded. None without O(replicas_points) or O(prometheus.replicas_query).
+      type: float
+      sample: 0.0
     capped_share: {description: Share of the values at what C(maxReplicas) serve., type: float, sample: 0.0}
-    throttled_share: {description: Share of the time with throttled cpu., type: float, sample: 0.0}
+    throttled_share:
+      description: Share of the time with throttled cpu. None without O(throttling_points) or O(prometheus.throttling_query).
+      type: float
+      sample: 0.0
     series: {description: Series that were added up., type: int, sample: 1}
     dropped_values: {description: Values that were no numbers., type: int, sample: 0}
     floor_kept_because:
@@ -514,8 +524,9 @@ errors:
     - Why it failed, with C(code) and C(message). The codes of the API server are those of M(headroom.scale.hpa).
     - >-
       Others are V(poor_data), whose C(reason) is V(too_short), V(too_coarse), V(gaps), V(no_load), V(at_max), V(capped) or V(cpu_capped),
-      V(changed_since) (the spec is not the one that it was), V(bad_record) (the annotation cannot be read), V(no_data) (a query has no
-      values), V(refused) (Prometheus refuses a query), and V(write_failed).
+      V(changed_since) (the spec is not the one that it was), V(being_deleted) (it waits for its finalizers),
+      V(bad_record) (the annotation cannot be read), V(no_data) (a query has no values), V(refused) (Prometheus refuses a query), and
+      V(write_failed).
   returned: failure
   type: list
   elements: dict

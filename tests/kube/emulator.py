@@ -3,7 +3,8 @@
 It keeps objects by their path and does what the modules depend on: resourceVersion and 409 on a stale one, 404 with a Status for
 an object and without one for an unknown API, 409 for a second object of a name, 422 for what ``autoscaling/v2`` forbids, 401 without
 the token, 403 where it is told so, JSON merge patches, defaults of ``autoscaling/v2``, canonical quantities, paging, preconditions of
-a deletion, and fields that its version does not know, which it drops.
+a deletion, fields that its version does not know, which it drops, or refuses where a request asks for that, and fields of a
+NetworkPolicy that are empty, which it leaves out.
 
 Limits: there is no controller, so nothing scales and the status stays as it was put. There are no watches, no other patches, no
 subresources, no admission, no ``dryRun``, which would be persisted; a request that asks for it is answered with 500. Of field
@@ -36,6 +37,47 @@ APIS = {
     "/apis/networking.k8s.io/v1": {"networkpolicies": "NetworkPolicy"},
     "/api/v1": {"events": "Event"},
 }
+_SELECTOR: t.Any = {"matchLabels": None, "matchExpressions": [{"key": None, "operator": None, "values": None}]}
+_PEER = {"podSelector": _SELECTOR, "namespaceSelector": _SELECTOR, "ipBlock": {"cidr": None, "except": None}}
+_PORT = {"protocol": None, "port": None, "endPort": None}
+_TARGET = dict.fromkeys(("type", "averageUtilization", "averageValue", "value"))
+_METRIC = {"metric": {"name": None, "selector": _SELECTOR}, "target": _TARGET}
+_REFERENCE = dict.fromkeys(("apiVersion", "kind", "name"))
+_SCALING = {
+    "stabilizationWindowSeconds": None,
+    "selectPolicy": None,
+    "policies": [dict.fromkeys(("type", "value", "periodSeconds"))],
+    "tolerance": None,
+}
+# the fields of the specs that are known: what is below each, a list of it, or None for a value
+FIELDS: dict[str, t.Any] = {
+    "NetworkPolicy": {
+        "podSelector": _SELECTOR,
+        "policyTypes": None,
+        "ingress": [{"from": [_PEER], "ports": [_PORT]}],
+        "egress": [{"to": [_PEER], "ports": [_PORT]}],
+    },
+    "PodDisruptionBudget": {
+        "selector": _SELECTOR,
+        **dict.fromkeys(("minAvailable", "maxUnavailable", "unhealthyPodEvictionPolicy")),
+    },
+    "HorizontalPodAutoscaler": {
+        "scaleTargetRef": _REFERENCE,
+        "minReplicas": None,
+        "maxReplicas": None,
+        "metrics": [
+            {
+                "type": None,
+                "resource": {"name": None, "target": _TARGET},
+                "containerResource": {"name": None, "container": None, "target": _TARGET},
+                "pods": _METRIC,
+                "object": {**_METRIC, "describedObject": _REFERENCE},
+                "external": _METRIC,
+            }
+        ],
+        "behavior": {"scaleUp": _SCALING, "scaleDown": _SCALING},
+    },
+}
 _PATH = re.compile(
     r"(?P<api>/apis?(?:/[^/]+)?/v\w+)/namespaces/(?P<namespace>[^/]+)/(?P<plural>[^/]+)(?:/(?P<name>[^/]+))?"
 )
@@ -44,10 +86,11 @@ _SPELLED = {"0.5": "500m", "1000m": "1", "0.05": "50m", "1000": "1k", "0.1": "10
 
 
 class Answer(Exception):  # noqa: N818
-    """Ends a request with an error; ``reason`` is that of the Status, none for an answer that is no Status."""
+    """Ends a request with an error; ``reason`` is that of the Status, none for an answer that is no Status, ``kind`` what it is about."""
 
-    def __init__(self, status: int, reason: str | None, message: str) -> None:
+    def __init__(self, status: int, reason: str | None, message: str, kind: str = "") -> None:
         super().__init__(message)
+        self.kind = kind
         self.status = status
         self.reason = reason
 
@@ -55,7 +98,9 @@ class Answer(Exception):  # noqa: N818
 class Emulator(Server):
     """The server. ``minor`` is its version 1.minor, ``token`` what it asks for, and ``hook`` is called with each request before it.
 
-    ``groups`` are APIs of metrics that it lists, and does not serve.
+    ``tolerances`` is its feature gate of that name, without which it knows the field and does not keep it.
+
+    ``groups`` are APIs of metrics that it lists, and ``metrics`` what the adapters of these list, by the API; they have no values.
 
     ``certificate`` is that of the server with its key, and ``client_ca`` who must have signed that of a client.
     """
@@ -71,9 +116,11 @@ class Emulator(Server):
         self.token = token
         self.apis = dict(APIS)
         self.groups = ["metrics.k8s.io"]
+        self.metrics: dict[str, list[str]] = {}
         self.objects: dict[str, Object] = {}
         self.hook: t.Callable[[str, str], None] = lambda method, path: None
         self.defaulting = True
+        self.tolerances = True
         self._revision = 100
         self._lock = threading.RLock()
         context = None
@@ -131,17 +178,30 @@ class Emulator(Server):
                 return {"major": "1", "minor": str(self.minor), "gitVersion": f"v1.{self.minor}.0"}
             if parts.path == "/apis":
                 own = [api.split("/")[2] for api in self.apis if api.startswith("/apis/")]
-                return {"kind": "APIGroupList", "groups": [{"name": name} for name in [*own, *self.groups]]}
+                served = [{"name": name} for name in own]
+                for name in self.groups:
+                    version = {"groupVersion": f"{name}/v1beta1", "version": "v1beta1"}
+                    served.append({"name": name, "versions": [version], "preferredVersion": version})
+                return {"kind": "APIGroupList", "groups": served}
+            if parts.path in [f"/apis/{name}/v1beta1" for name in self.groups]:
+                listed = self.metrics.get(parts.path.split("/")[2], [])
+                return {"kind": "APIResourceList", "resources": [{"name": name} for name in listed]}
+            if parts.path.startswith("/api/v1/namespaces/") and parts.path.count("/") == 4:
+                name = parts.path.rsplit("/", 1)[1]
+                if name == "nowhere":
+                    raise Answer(404, "NotFound", f'namespaces "{name}" not found', "namespaces")
+                return {"kind": "Namespace", "metadata": {"name": name}}
             match = _PATH.fullmatch(parts.path)
             kinds = self.apis.get(match.group("api"), {}) if match else {}
             if match is None or match.group("plural") not in kinds:
                 raise Answer(404, None, "404 page not found")
             assert "dryRun" not in query, "a dry run is not known here and would be persisted"
             payload = json.loads(body) if body else {}
+            strict = self.minor >= 25 and query.get("fieldValidation") == "Strict"
             if match.group("name"):
-                return self._one(method, parts.path, headers, payload)
+                return self._one(method, parts.path, headers, payload, strict)
             if method == "POST":
-                return self._create(parts.path, match.group("namespace"), kinds[match.group("plural")], payload)
+                return self._create(parts.path, match.group("namespace"), kinds[match.group("plural")], payload, strict)
             return self._list(parts.path, query)
 
     def _list(self, path: str, query: t.Mapping[str, str]) -> Object:
@@ -154,18 +214,19 @@ class Emulator(Server):
         more = {"continue": str(start + limit)} if start + limit < len(items) else {}
         return {"kind": "List", "metadata": more, "items": copy.deepcopy(items[start : start + limit])}
 
-    def _create(self, path: str, namespace: str, kind: str, item: Object) -> Object:
+    def _create(self, path: str, namespace: str, kind: str, item: Object, strict: bool) -> Object:
         where = f"{path}/{item['metadata']['name']}"
         if namespace == "nowhere":
-            raise Answer(404, "NotFound", f'namespaces "{namespace}" not found')
+            raise Answer(404, "NotFound", f'namespaces "{namespace}" not found', "namespaces")
         if item.get("kind") != kind:
             raise Answer(400, "BadRequest", f"the object provided is no {kind}")
         if where in self.objects:
             raise Answer(409, "AlreadyExists", f'"{item["metadata"]["name"]}" already exists')
+        self._decode(item, 400 if strict else None)
         self._prepare(item)
         return self.put(where, item)
 
-    def _one(self, method: str, path: str, headers: t.Mapping[str, str], payload: Object) -> Object:
+    def _one(self, method: str, path: str, headers: t.Mapping[str, str], payload: Object, strict: bool) -> Object:
         present = self.objects.get(path)
         if present is None:
             raise Answer(404, "NotFound", f'"{path.rsplit("/", 1)[1]}" not found')
@@ -184,18 +245,33 @@ class Emulator(Server):
             raise Answer(
                 409, "Conflict", "the object has been modified; please apply your changes to the latest version"
             )
-        item = merged(present, payload)
+        item = copy.deepcopy(merged(present, payload))
+        self._decode(item, 422 if strict else None)
         self._prepare(item)
         self._store(path, item)
         return copy.deepcopy(item)
 
+    def _decode(self, item: Object, refusal: int | None) -> None:
+        """Drop the fields that the version does not know, or refuse them with a status."""
+        known = copy.deepcopy(FIELDS.get(item.get("kind", "")))
+        if item.get("kind") == "HorizontalPodAutoscaler" and self.minor < 33:
+            for rules in known["behavior"].values():
+                rules.pop("tolerance", None)
+        unknown = _unknown(item.get("spec"), known, "spec")
+        if unknown and refusal is not None:
+            reason = "BadRequest" if refusal == 400 else "Invalid"
+            fields = ", ".join(f'unknown field "{name}"' for name in unknown)
+            raise Answer(refusal, reason, f"strict decoding error: {fields}")
+
     def _prepare(self, item: Object) -> None:
-        """Drop what the version does not know, fill in defaults, and validate."""
+        """Fill in defaults, leave out what is empty, and validate."""
+        if item.get("kind") == "NetworkPolicy":
+            item["spec"] = _network_policy(item["spec"])
         if item.get("kind") != "HorizontalPodAutoscaler":
             return
         spec = item["spec"]
         for rules in (spec.get("behavior") or {}).values():
-            if self.minor < 33:
+            if not self.tolerances:
                 rules.pop("tolerance", None)
         if self.defaulting:
             _default(spec)
@@ -204,6 +280,55 @@ class Emulator(Server):
             raise Answer(
                 422, "Invalid", "spec.maxReplicas: Invalid value: must be greater than or equal to `minReplicas`"
             )
+
+
+def _unknown(value: t.Any, known: t.Any, path: str) -> list[str]:
+    """Take the fields that are not known out of a value, and return their paths."""
+    if isinstance(value, list) and isinstance(known, list):
+        return [name for index, one in enumerate(value) for name in _unknown(one, known[0], f"{path}[{index}]")]
+    if not isinstance(value, dict) or not isinstance(known, dict):
+        return []
+    found = []
+    for key in list(value):
+        if key in known:
+            found += _unknown(value[key], known[key], f"{path}.{key}")
+        else:
+            del value[key]
+            found.append(f"{path}.{key}")
+    return found
+
+
+def _network_policy(spec: Object) -> Object:
+    """Return the spec of a NetworkPolicy with its defaults, and without the empty fields that its type leaves out."""
+    result = {"podSelector": {}, **_without_empty(spec)}
+    if not result.get("policyTypes"):
+        result["policyTypes"] = ["Ingress", *(["Egress"] if result.get("egress") else [])]
+    for rule in [*result.get("ingress", ()), *result.get("egress", ())]:
+        for port in rule.get("ports", ()):
+            port.setdefault("protocol", "TCP")
+    return result
+
+
+def _without_empty(value: t.Any) -> t.Any:
+    if isinstance(value, list):
+        return [_without_empty(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    left_out = (
+        "ingress",
+        "egress",
+        "from",
+        "to",
+        "ports",
+        "except",
+        "policyTypes",
+        "matchLabels",
+        "matchExpressions",
+        "values",
+    )
+    return {
+        key: _without_empty(one) for key, one in value.items() if one is not None and not (key in left_out and not one)
+    }
 
 
 def _default(spec: Object) -> None:
@@ -263,6 +388,7 @@ def _handler(emulator: Emulator) -> type[Handler]:
                         "status": "Failure",
                         "reason": error.reason,
                         "message": str(error),
+                        "details": {"kind": error.kind},
                         "code": status,
                     }
                     answer = json.dumps(said)

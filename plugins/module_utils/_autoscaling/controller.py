@@ -4,8 +4,8 @@
 # **PRIVATE** to the collection: may change at any time without notice.
 """One step of the HPA controller, as upstream takes it. Pure.
 
-Written from the behaviour of ``pkg/controller/podautoscaler`` of Kubernetes 1.28 to 1.35. What differs between releases is chosen by
-``version``; the names of conditions and reasons are the API's, their messages are not.
+Written from the behaviour of ``pkg/controller/podautoscaler`` of Kubernetes 1.28 to 1.35, and of its main branch of August 2026. What
+differs between releases is chosen by ``version``; the names of conditions and reasons are the API's, their messages are not.
 """
 
 from __future__ import annotations
@@ -72,6 +72,10 @@ def reconcile(
     taken again and a sequence is ``memory=step.memory`` from call to call. :func:`.recorded.arguments` makes the arguments from objects
     of the API.
 
+    What ends a sync of the controller before such a step has no place here, and its reasons are never said: ``FailedGetScale``,
+    ``InvalidSelector`` and ``AmbiguousSelector`` (scale or pods cannot be read). ``FailedUpdateScale`` follows a step, when what it
+    decided cannot be written. ``ScaledToZero`` belongs to a feature that is off unless it was switched on, and is not modelled.
+
     :param spec: the HPA's spec, parsed or as a dict of the API (autoscaling/v2); without metrics it means cpu at 80 %.
     :param scale: replicas of the target, wanted and present.
     :param pods: all pods that the target's selector matches, in any state.
@@ -79,7 +83,7 @@ def reconcile(
     :param now_s: the time of the step; all times are seconds on the same clock.
     :param memory: recommendations and scale events so far; ``UNSEEN`` when the HPA is seen for the first time.
     :param settings: the flags of the controller.
-    :param version: ``1.32`` for releases up to it, ``1.33`` for it and later ones.
+    :param version: ``1.32`` for releases up to it, ``1.33`` for it and later ones, ``1.38`` for those that ignore completed pods too.
     :param conditions: those of the status so far; what the step does not judge stays.
     :param status_desired: ``desiredReplicas`` of the status so far, which stays when no count can be computed.
     :raises OptionError: when the spec is a dict that the API would refuse.
@@ -336,8 +340,9 @@ class _Calculator:
         Readiness is judged for cpu alone: a pod that starts uses cpu that says nothing about its load.
         """
         ready, unready, missing, ignored = 0, set(), set(), set()
+        ended = ("Failed", "Succeeded") if self._version == "1.38" else ("Failed",)
         for pod in self._pods:
-            if pod.deleted or pod.phase == "Failed":
+            if pod.deleted or pod.phase in ended:
                 ignored.add(pod.name)
             elif pod.phase == "Pending":
                 unready.add(pod.name)

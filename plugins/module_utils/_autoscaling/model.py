@@ -33,8 +33,12 @@ SELECTS = (MAX, MIN, DISABLED)
 UNKNOWN: t.Final = "Unknown"
 """The status of a condition that is neither true nor false: the node of a pod does not answer."""
 
-VERSIONS = ("1.32", "1.33")
-"""Semantics of the controller: 1.32 stands for all releases up to it, 1.33 for it and later ones."""
+VERSIONS = ("1.32", "1.33", "1.38")
+"""Semantics of the controller: 1.32 stands for all releases up to it, 1.33 for it and later ones, 1.38 for those that ignore completed
+pods.
+
+Upstream ignores pods of phase Succeeded since August 2026, after 1.37 was frozen; up to then they are pods without metrics.
+"""
 
 MAX_INT32 = 2**31 - 1
 MAX_INT64 = 2**63 - 1

@@ -48,7 +48,7 @@ def arguments(case: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     - ``now``;
     - ``recommendations`` (``[{replicas, at}]``), ``scale_up_events`` and ``scale_down_events`` (``[{change, at, outdated}]``): what the
       controller remembers; without ``recommendations`` it sees the HPA for the first time;
-    - ``settings``: fields of :class:`.model.Settings`; ``version``: ``1.32`` or ``1.33``.
+    - ``settings``: fields of :class:`.model.Settings`; ``version``: ``1.32``, ``1.33`` or ``1.38``.
 
     :raises OptionError: when the API would refuse the spec.
     :raises ValueError: when a quantity or a time cannot be read.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import html
 import itertools
+import json
 import math
 import typing as t
 
@@ -37,7 +38,7 @@ svg { display:block; max-width:100%; height:auto } svg text { font:12px system-u
 .old { fill:none; stroke:var(--soft); stroke-width:1.5 } .dot { fill:var(--load) } .was { fill:var(--soft) } .is { fill:var(--good) }
 .late { fill:var(--bad); opacity:.35 } .goal { stroke:var(--bad); stroke-dasharray:6 4 } .day { stroke:var(--line); stroke-dasharray:2 4 }
 table { border-collapse:collapse; width:100% } th,td { text-align:left; padding:6px 10px; border-bottom:1px solid var(--line) }
-th { font-size:12px; color:var(--soft) }
+pre { margin:0; font:13px/1.45 ui-monospace,monospace } th { font-size:12px; color:var(--soft) }
 """
 
 
@@ -180,6 +181,9 @@ def to_tuned_html(
         "<h2>Trade-off: replica-hours and the share of the time without the objective, of the specs that no other one beats</h2>"
         f'<div class="card">{_curve(result, min_share)}</div>'
     )
+    parts.append(
+        _spec("Recommended spec" if result["verdict"] == "tune" else "Present spec, which stays", result["spec"])
+    )
     if result["schedule"] is not None:
         columns = ("Days", "From (UTC)", "To", "Fewest replicas")
         rows = [
@@ -187,6 +191,7 @@ def to_tuned_html(
             for one in result["schedule"]["floors"]
         ]
         parts.append(_table("Scheduled floors, together with the spec that belongs to them", columns, rows))
+        parts.append(_spec("The spec that belongs to scheduled floors", result["schedule"]["spec"]))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{_e(head)}</title><style>{_STYLE}</style></head><body><main>{''.join(parts)}</main></body></html>\n"
@@ -345,6 +350,20 @@ def _moment(at_s: float) -> str:
     if not EARLIEST_S <= at_s <= LATEST_S:
         return f"{at_s:,.0f} s"
     return datetime.datetime.fromtimestamp(at_s, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _spec(title: str, spec: t.Mapping[str, t.Any]) -> str:
+    """Return a spec as YAML, to be copied."""
+    # plain copies, since what is in two places would be written as a reference
+    text = json.dumps(spec, indent=2)
+    try:
+        import yaml
+    except ImportError:
+        # which is YAML too
+        pass
+    else:
+        text = yaml.safe_dump(json.loads(text), default_flow_style=False, sort_keys=False)
+    return f'<h2>{_e(title)}</h2><div class="card"><pre>{_e(text)}</pre></div>'
 
 
 def _table(title: str, head: t.Sequence[str], rows: t.Iterable[t.Sequence[str]]) -> str:

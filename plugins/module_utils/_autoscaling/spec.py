@@ -55,12 +55,8 @@ def parse_spec(given: t.Any, option: str = "spec", version: str = "1.33") -> Hpa
     """
     fields = _fields(given, option, ("scaleTargetRef", "minReplicas", "maxReplicas", "metrics", "behavior"))
     most = _whole(fields, "maxReplicas", option, 1, MAX_REPLICAS)
-    metrics = tuple(
-        _metric(entry, f"{option}.metrics[{index}]")
-        for index, entry in enumerate(
-            _list([] if fields.get("metrics") is None else fields["metrics"], f"{option}.metrics")
-        )
-    ) or (CPU_DEFAULT,)
+    given_metrics = [] if fields.get("metrics") is None else fields["metrics"]
+    metrics = parse_metrics(given_metrics, f"{option}.metrics") or (CPU_DEFAULT,)
     least = 1 if fields.get("minReplicas") is None else _whole(fields, "minReplicas", option, 0, MAX_REPLICAS)
     if least == 0 and not any(metric.kind in (OBJECT, EXTERNAL) for metric in metrics):
         raise OptionError(
@@ -77,6 +73,14 @@ def parse_spec(given: t.Any, option: str = "spec", version: str = "1.33") -> Hpa
             _rules(both.get("scaleDown"), f"{name}.scaleDown", DOWN_DEFAULT, version),
         )
     return HpaSpec(most, least, metrics, behavior)
+
+
+def parse_metrics(given: t.Any, option: str) -> tuple[Metric, ...]:
+    """Read the metrics of a spec.
+
+    :raises OptionError: naming the field, its value and what to give instead.
+    """
+    return tuple(_metric(entry, f"{option}[{index}]") for index, entry in enumerate(_list(given, option)))
 
 
 def _metric(given: t.Any, option: str) -> Metric:

@@ -38,8 +38,8 @@ class HeadroomError(Exception):
 
 
 def masked(url: str) -> str:
-    """Return a URL as it may be shown: without a login that stands in it."""
-    return re.sub(r"//[^/]*@", "//********@", url)
+    """Return a URL as it may be shown: without a login that stands in it, and without its query, which may hold a token."""
+    return re.sub(r"\?.*", "?********", re.sub(r"//[^/]*@", "//********@", url), flags=re.DOTALL)
 
 
 class OptionError(HeadroomError):

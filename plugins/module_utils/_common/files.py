@@ -19,6 +19,8 @@ def check_writable(option: str, path: str) -> None:
 
     :raises OptionError: naming the option, its value and what to give instead.
     """
+    if not os.path.basename(path):
+        raise OptionError(option, path, "it names no file; give the path of a file.")
     folder = os.path.dirname(os.path.abspath(path))
     if os.path.isdir(path):
         raise OptionError(option, path, "it is a directory; give the path of a file.")

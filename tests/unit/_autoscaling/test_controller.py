@@ -207,6 +207,16 @@ def test_pods_that_go_or_failed_are_ignored_with_their_metrics(changes: dict[str
     assert step(CPU, used(1000, 1000, 0), 3, given).replicas == 4
 
 
+@pytest.mark.parametrize(("version", "wanted"), [("1.32", 3), ("1.33", 3), ("1.38", 1)])
+def test_a_completed_pod_has_no_metrics_until_it_is_ignored(version: str, wanted: int) -> None:
+    given = [*pods(3), replace(OLD, name="p3", phase="Succeeded")]
+    # 10 % on three pods asks for one; with a fourth that uses all of its request it is 32 %, which asks for three of four
+    assert step(CPU, used(100, 100, 100), 3, given, version=version).replicas == wanted
+    # what it still reports counts for nothing either
+    up = {"1.38": 4}.get(version, 3)
+    assert step(CPU, used(600, 600, 600, 0), 3, given, version=version).replicas == up
+
+
 def test_a_pod_is_deleted_before_it_is_pending() -> None:
     given = [*pods(2), replace(OLD, name="p2", phase="Pending", deleted=True)]
     assert step(CPU, used(1000, 1000), 3, given).replicas == 4  # 2.0 x 2, where unready 1.32 x 3 would be 4 as well

@@ -93,6 +93,11 @@ class Api:
         with self._client() as client:
             return client.find(path, f"read {name}")
 
+    def groups(self) -> set[str]:
+        """The groups of APIs that are served."""
+        with self._client() as client:
+            return {group["name"] for group in client.get("/apis", "read the APIs")["groups"]}
+
     def _client(self) -> Client:
         params = dict.fromkeys(("kubeconfig", "context", "host", "token", "ca_cert", "client_cert", "client_key"))
         return Client(parse_access({**params, "validate_certs": True, "timeout_s": 30.0, **self.params}))

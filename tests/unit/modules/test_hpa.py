@@ -23,7 +23,7 @@ from ansible_collections.headroom.scale.plugins.doc_fragments.kubernetes import 
 from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.kube import converge  # noqa: E402
 from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.kube.connection import connection_spec  # noqa: E402
 from ansible_collections.headroom.scale.plugins.modules import hpa  # noqa: E402
-from kube.emulator import Emulator, certificate  # noqa: E402
+from kube.emulator import Answer, Emulator, certificate  # noqa: E402
 
 CPU = {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 70}}}
 MEMORY = {
@@ -552,12 +552,6 @@ def test_an_api_that_is_too_old(api: t.Any, capsys: pytest.CaptureFixture[str]) 
     assert "autoscaling/v2 came with Kubernetes 1.23" in result["msg"]
 
 
-def test_a_namespace_that_is_not_there(api: t.Any, capsys: pytest.CaptureFixture[str]) -> None:
-    code, result = run(api, capsys, namespace="nowhere", spec=SPEC)
-    assert (code, result["errors"][0]["code"]) == (1, "not_found")
-    assert '"nowhere" not found. Check the namespace' in result["msg"]
-
-
 def test_what_the_server_refuses_is_its_sentence(api: t.Any, capsys: pytest.CaptureFixture[str]) -> None:
     api.emulator.fail("POST", "autoscalers", 422, "Invalid", 'HorizontalPodAutoscaler "app" is invalid:\nspec.x')
     code, result = run(api, capsys, spec=SPEC)
@@ -603,18 +597,8 @@ def test_tolerance_where_it_is_not_known(api: t.Any, capsys: pytest.CaptureFixtu
     assert run(api, capsys, spec=SPEC)[0] == 0
 
 
-def test_tolerance_that_a_feature_gate_drops(
-    api: t.Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    emulator = api.emulator
-    prepare = emulator._prepare
-
-    def drop(item: t.Any) -> None:
-        emulator.minor = 32
-        prepare(item)
-        emulator.minor = 34
-
-    monkeypatch.setattr(emulator, "_prepare", drop)
+def test_tolerance_that_a_feature_gate_drops(api: t.Any, capsys: pytest.CaptureFixture[str]) -> None:
+    api.emulator.tolerances = False
     code, result = run(api, capsys, spec=TOLERANT)
     assert (code, result["errors"][0]["code"]) == (1, "not_kept")
     assert "scale up, tolerance" in result["msg"]
@@ -670,6 +654,43 @@ def test_everything_to_mend(api: t.Any, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_a_target_that_is_not_there_yet(api: t.Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert codes(api, run(api, capsys, spec=SPEC)[1]) == ["target_missing"]
+
+
+def test_a_target_of_another_kind_is_not_looked_into(api: t.Any, capsys: pytest.CaptureFixture[str]) -> None:
+    api.put("Deployment", "app", deployment())
+    rollout = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "name": "app"}
+    api.put("HorizontalPodAutoscaler", "other", {"spec": {**SPEC, "scaleTargetRef": rollout}})
+    result = run(api, capsys, spec=SPEC)[1]
+    assert codes(api, result) == []
+    assert result["not_read"] == {
+        "pods of HPA other": "Rollout of argoproj.io/v1alpha1 is not a kind that is looked into."
+    }
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_namespace_that_is_not_there(api: t.Any, capsys: pytest.CaptureFixture[str], check: bool) -> None:
+    api.forget()
+    code, result = run(api, capsys, namespace="nowhere", spec=SPEC, _ansible_check_mode=check)
+    assert (code, result["errors"][0]["code"], api.writes) == (1, "not_found", [])
+    assert '"nowhere" not found. Check the namespace' in result["msg"]
+
+
+def test_a_namespace_that_may_not_be_read(api: t.Any, capsys: pytest.CaptureFixture[str]) -> None:
+    path = f"/api/v1/namespaces/{api.namespace}"
+    former = api.emulator.hook
+
+    def hook(method: str, where: str) -> None:
+        former(method, where)
+        if where == path:
+            raise Answer(403, "Forbidden", "no")
+
+    api.emulator.hook = hook
+    result = run(api, capsys, spec=SPEC)[1]
+    assert (result["action"], list(result["not_read"])) == ("create", ["namespace"])
+    # it is there, or its autoscaler could not be
+    api.forget()
+    assert run(api, capsys, spec=SPEC)[1]["not_read"] == {}
+    assert ("GET", path) not in api.sent
 
 
 def test_what_may_not_be_read_is_told(api: t.Any, capsys: pytest.CaptureFixture[str]) -> None:

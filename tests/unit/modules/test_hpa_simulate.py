@@ -124,6 +124,7 @@ BAD: list[tuple[dict[str, t.Any], str]] = [
     ({"cost_per_replica_hour": -1}, "cost_per_replica_hour"),
     ({"max_items": -1}, "max_items"),
     ({"report_file": "/nowhere/report.html"}, "report_file"),
+    ({"report_file": ""}, "report_file"),
 ]
 
 

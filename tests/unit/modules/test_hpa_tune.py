@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import copy
+import html
 import json
 import math
 import pathlib
 import random
+import time
 import typing as t
 
 import pytest
@@ -140,10 +142,20 @@ BAD: list[tuple[dict[str, t.Any], str]] = [
     (changed("limits.max_replicas", 1), "limits.max_replicas"),
     ({"cost_per_replica_hour": -1}, "cost_per_replica_hour"),
     ({"report_file": "/nowhere/report.html"}, "report_file"),
+    ({"report_file": ""}, "report_file"),
+    ({"report_file": "/nowhere/"}, "report_file"),
     ({"replicas_points": [[0, 1], [0, 2]]}, "replicas_points[1]"),
     ({"spec": None, "name": "No Name", "host": "http://127.0.0.1:1"}, "name"),
     ({"points": None, "prometheus": {"url": "prometheus:9090", "query": "x"}}, "prometheus.url"),
     ({"points": None, "prometheus": {"url": "http://u:p@host", "query": "x"}}, "prometheus.url"),
+    ({"points": None, "prometheus": {"url": "http://host/?token=:p@x", "query": "x"}}, "prometheus.url"),
+    ({"points": None, "prometheus": {"url": "http://host/?token=:p@x#y", "query": "x"}}, "prometheus.url"),
+    ({"points": None, "prometheus": {"url": "http://host", "query": "x", "token": "a:p@x\nb"}}, "prometheus.token"),
+    (
+        {"points": None, "prometheus": {"url": "https://host", "query": "x", "ca_cert": "/nowhere.pem"}},
+        "prometheus.ca_cert",
+    ),
+    ({"points": None, "prometheus": {"url": "https://host", "query": "x", "ca_cert": __file__}}, "prometheus.ca_cert"),
     ({"points": None, "prometheus": {"url": "http://host", "query": "x", "days": 0}}, "prometheus.days"),
     ({"points": None, "prometheus": {"url": "http://host", "query": "x", "step_s": 0}}, "prometheus.step_s"),
 ]
@@ -284,6 +296,10 @@ def test_the_report_is_one_page_that_needs_nothing_else(
     assert {"load", "old", "pods", "late", "dot", "was", "is", "goal"} < set(drawn)
     assert drawn.count("dot") == len(result["curve"])
     assert all(change["risk_reason"] in text for change in result["changes"])
+    # the spec can be copied as it is
+    specs = [yaml.safe_load(html.unescape(part.split("</pre>")[0])) for part in text.split("<pre>")[1:]]
+    assert specs[0] == result["spec"]
+    assert specs[1:] == ([result["schedule"]["spec"]] if result["schedule"] else [])
 
 
 # ---- applying and reverting
@@ -404,11 +420,120 @@ def test_a_spec_that_was_changed_since_is_not_reverted(api: t.Any, capsys: pytes
     assert result["errors"][0]["code"] == "changed_since"
 
 
-def test_a_record_that_someone_else_wrote_is_not_trusted(api: t.Any, capsys: pytest.CaptureFixture[str]) -> None:
-    metadata = {"annotations": {ANNOTATION: "[1]"}}
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[1]",
+        "{}",
+        "[",
+        '[{"replaced": null, "applied": null}]',
+        '[["replaced", "applied"]]',
+        '[{"replaced": {}, "applied": {}}]',
+        '[{"replaced": {"maxReplicas": 5}, "applied": {"maxReplicas": 5}}]',
+        '[{"replaced": {"maxReplicas": 5, "scaleTargetRef": {}, "metrics": [1]}, "applied": {"maxReplicas": 5}}]',
+    ],
+)
+def test_a_record_that_someone_else_wrote_is_not_trusted(
+    api: t.Any, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    metadata = {"annotations": {ANNOTATION: text}}
     api.put("HorizontalPodAutoscaler", "shop", {"metadata": metadata, "spec": SPEC})
     code, result = run(capsys, api, state="reverted")
     assert (code, result["errors"][0]["code"]) == (1, "bad_record")
+
+
+def test_changes_come_to_rest_and_are_taken_back_to_the_first_spec(
+    api: t.Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.put("HorizontalPodAutoscaler", "shop", {"spec": SPEC})
+    first = api.hpa("shop")["spec"]
+    specs = [complete(first)]
+    while run(capsys, api, state="applied", approve="high")[1]["changed"]:
+        specs.append(complete(api.hpa("shop")["spec"]))
+        assert len(specs) < 12, "it does not come to rest"
+    assert len(specs) > 3
+    for spec in reversed(specs[:-1]):
+        assert run(capsys, api, state="reverted")[1]["changed"]
+        assert complete(api.hpa("shop")["spec"]) == spec
+    stored = api.hpa("shop")
+    assert run(capsys, api, state="reverted")[1]["changed"] is False
+    assert ANNOTATION not in stored["metadata"].get("annotations", {})
+
+
+def recorded(api: t.Any, floors: tuple[int, int], status: dict[str, t.Any] | None = None, **more: t.Any) -> None:
+    """Put an autoscaler there whose floor was raised by a recorded change, perhaps together with something else."""
+    before, after = ({**copy.deepcopy(SPEC), "minReplicas": floor} for floor in floors)
+    after.update(more)
+    record = [{"at": "2026-01-01T00:00:00Z", "replaced": complete(before), "applied": complete(after)}]
+    metadata = {"annotations": {ANNOTATION: json.dumps(record)}}
+    item = {"metadata": metadata, "spec": after, **({"status": status} if status else {})}
+    api.put("HorizontalPodAutoscaler", "shop", item)
+
+
+def test_a_floor_is_not_reverted_in_an_incident(api: t.Any, capsys: pytest.CaptureFixture[str]) -> None:
+    recorded(api, (2, 4), maxReplicas=40)
+    for check in (True, False):
+        result = run(capsys, api, check=check, state="reverted", incident=True)[1]
+        assert (result["changed"], result["spec"]["minReplicas"], result["spec"]["maxReplicas"]) == (True, 4, 30)
+        assert "The floor is not lowered, since option incident says" in result["summary"]
+        assert [one["what"] for one in result["plan"]] == ["max replicas"]
+    stored = api.hpa("shop")
+    assert (stored["spec"]["minReplicas"], stored["spec"]["maxReplicas"]) == (4, 30)
+
+
+def test_a_floor_that_is_all_that_was_changed_waits_for_the_end_of_an_incident(
+    api: t.Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded(api, (2, 4))
+    result = run(capsys, api, state="reverted", incident=True)[1]
+    assert (result["changed"], result["verdict"], api.writes) == (False, "keep", [])
+    assert "is not reverted. The floor is not lowered, since" in result["summary"]
+    assert run(capsys, api, state="reverted")[1]["changed"]
+    assert api.hpa("shop")["spec"]["minReplicas"] == 2
+
+
+@pytest.mark.parametrize("status", ["False", "Unknown"])
+def test_a_floor_is_not_reverted_while_metrics_cannot_be_read(
+    api: t.Any, capsys: pytest.CaptureFixture[str], status: str
+) -> None:
+    assert api.emulator
+    condition = {"type": "ScalingActive", "status": status, "reason": "FailedGetResourceMetric"}
+    recorded(api, (2, 4), {"conditions": [condition]}, maxReplicas=40)
+    result = run(capsys, api, state="reverted")[1]
+    assert "since the HPA cannot read its metrics" in result["summary"]
+    assert (result["spec"]["minReplicas"], api.hpa("shop")["spec"]["minReplicas"]) == (4, 4)
+
+
+def test_a_floor_that_a_schedule_has_raised_is_not_reverted(api: t.Any, capsys: pytest.CaptureFixture[str]) -> None:
+    recorded(api, (2, 4), maxReplicas=40)
+    api.change("shop", {"minReplicas": 9})
+    result = run(capsys, api, state="reverted")[1]
+    assert "since a schedule has raised it" in result["summary"]
+    assert api.hpa("shop")["spec"]["minReplicas"] == 9
+
+
+@pytest.mark.parametrize("state", ["applied", "reverted"])
+def test_one_that_is_being_deleted_is_not_changed(api: t.Any, capsys: pytest.CaptureFixture[str], state: str) -> None:
+    assert api.emulator
+    recorded(api, (2, 4))
+    api.emulator.objects[api.path("HorizontalPodAutoscaler", "shop")]["metadata"]["deletionTimestamp"] = (
+        "2026-01-01T00:00:00Z"
+    )
+    code, result = run(capsys, api, state=state, approve="high")
+    assert (code, result["errors"][0]["code"], api.writes) == (1, "being_deleted", [])
+
+
+def test_what_was_not_given_is_not_said_to_be_0(capsys: pytest.CaptureFixture[str]) -> None:
+    result = run(capsys)[1]
+    assert (result["data"]["at_max_share"], result["data"]["throttled_share"]) == (None, None)
+    assert (
+        "It is not known whether its replicas were at maxReplicas and whether its cpu was throttled"
+        in result["summary"]
+    )
+    low = points(value=lambda _at: 0.1)
+    told = run(capsys, replicas_points=low, throttling_points=low)[1]
+    assert (told["data"]["at_max_share"], told["data"]["throttled_share"]) == (0, 0)
+    assert "It is not known" not in told["summary"]
 
 
 def test_an_autoscaler_that_is_not_there(api: t.Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -445,8 +570,12 @@ def test_tolerances_are_left_to_servers_that_know_them(
     assert ("tolerance" in texts) == known
 
 
-def test_an_autoscaler_without_metrics_keeps_its_floor(api: t.Any, capsys: pytest.CaptureFixture[str]) -> None:
-    condition = {"type": "ScalingActive", "status": "False", "reason": "FailedGetResourceMetric", "message": "none"}
+@pytest.mark.parametrize("status", ["False", "Unknown"])
+def test_an_autoscaler_without_metrics_keeps_its_floor(
+    api: t.Any, capsys: pytest.CaptureFixture[str], status: str
+) -> None:
+    assert api.emulator
+    condition = {"type": "ScalingActive", "status": status, "reason": "FailedGetResourceMetric", "message": "none"}
     api.put("HorizontalPodAutoscaler", "shop", {"spec": SPEC, "status": {"conditions": [condition]}})
     result = run(capsys, api)[1]
     assert result["data"]["floor_kept_because"] == "the HPA cannot read its metrics"
@@ -516,6 +645,48 @@ def test_what_prometheus_does_not_answer(
     assert result["msg"].endswith(".")
     assert "\n" not in result["msg"]
     assert "let-me-in" not in json.dumps(result["msg"])
+
+
+@pytest.mark.parametrize(("late_s", "kept"), [(0, False), (600, True), (3000, True)])
+def test_a_floor_is_not_lowered_while_the_newest_load_is_missing(
+    api: t.Any, prometheus: Prometheus, capsys: pytest.CaptureFixture[str], late_s: int, kept: bool
+) -> None:
+    api.put("HorizontalPodAutoscaler", "shop", {"spec": SPEC})
+    now_s = time.time()
+    prometheus.queries["load"] = [lambda at_s: load_at(at_s) if at_s <= now_s - late_s else None]
+    given = asked(prometheus, step_s=60)
+    del given["prometheus"]["end_s"]
+    result = run(capsys, api, state="applied", approve="high", **given)[1]
+    assert (result["data"]["floor_kept_because"] is not None) == kept
+    assert (api.hpa("shop")["spec"]["minReplicas"] >= 6) == kept
+
+
+@pytest.mark.parametrize("query", ["firing", "rate("])
+def test_a_floor_is_not_reverted_while_prometheus_tells_of_an_incident_or_cannot(
+    api: t.Any, prometheus: Prometheus, capsys: pytest.CaptureFixture[str], query: str
+) -> None:
+    assert api.emulator
+    recorded(api, (2, 4), maxReplicas=40)
+    given = asked(prometheus, incident_query=query)
+    assert run(capsys, api, state="reverted", **given)[1]["spec"]["minReplicas"] == 4
+    assert api.hpa("shop")["spec"]["minReplicas"] == 4
+    recorded(api, (2, 4), maxReplicas=40)
+    calm = asked(prometheus, incident_query="calm")
+    assert run(capsys, api, state="reverted", **calm)[1]["spec"]["minReplicas"] == 2
+
+
+@pytest.mark.parametrize(
+    "series", [5, "x", {"metric": {}, "values": 5}, {"metric": None, "values": [[1]]}, {"values": [5]}]
+)
+def test_an_answer_that_is_none_of_prometheus(
+    prometheus: Prometheus, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, series: t.Any
+) -> None:
+    answer = {"status": "success", "data": {"resultType": "matrix", "result": [series]}}
+    monkeypatch.setattr(prometheus, "answer", lambda _path, _params: (200, answer))
+    code, result = run(capsys, **asked(prometheus))
+    assert code == 1
+    assert result["errors"][0]["code"] in ("bad_answer", "bad_option", "no_data")
+    assert result["msg"].endswith(".")
 
 
 def test_a_load_with_holes_is_refused(prometheus: Prometheus, capsys: pytest.CaptureFixture[str]) -> None:

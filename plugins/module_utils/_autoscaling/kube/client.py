@@ -25,15 +25,18 @@ CONNECT_S = 5.0
 MAX_BYTES = 64 * 1024**2
 PAGE = 500
 HPA = "/apis/autoscaling/v2"
+# a server that knows it (from 1.25 on) refuses fields that it does not know, which it would drop otherwise
+_STRICT = {"fieldValidation": "Strict"}
 
 
 class Refused(HeadroomError):
-    """The API server answered with an error; ``status`` is that of HTTP."""
+    """The API server answered with an error; ``status`` is that of HTTP, ``kind`` the resource that it is about, where it says so."""
 
-    def __init__(self, message: str, status: int, code: str) -> None:
-        """Keep the sentence and the status."""
+    def __init__(self, message: str, status: int, code: str, kind: str = "") -> None:
+        """Keep the sentence, the status and the kind."""
         super().__init__(message, code=code, status=status)
         self.status = status
+        self.kind = kind
 
 
 # the code of an answer's status, and what to do about it
@@ -133,12 +136,12 @@ class Client:
             query["continue"] = token
 
     def create(self, path: str, body: t.Mapping[str, t.Any], purpose: str) -> dict[str, t.Any]:
-        """Create an object."""
-        return self._send("POST", path, purpose, body=body)
+        """Create an object; a field that the server does not know is refused."""
+        return self._send("POST", path, purpose, body=body, params=_STRICT)
 
     def patch(self, path: str, body: t.Mapping[str, t.Any], purpose: str) -> dict[str, t.Any]:
-        """Change an object by a JSON merge patch."""
-        return self._send("PATCH", path, purpose, body=body, kind="application/merge-patch+json")
+        """Change an object by a JSON merge patch; a field that the server does not know is refused."""
+        return self._send("PATCH", path, purpose, body=body, kind="application/merge-patch+json", params=_STRICT)
 
     def delete(self, path: str, body: t.Mapping[str, t.Any], purpose: str) -> dict[str, t.Any]:
         """Delete an object."""
@@ -245,7 +248,9 @@ class Client:
             )
         elif 300 <= status < 400:
             code, message, hint = "redirected", f"HTTP status {status}", "Give the API server's own URL as host."
-        return Refused(f"Failed to {purpose} on {self.url}: {message}. {hint}", status, code)
+        details = said.get("details")
+        kind = str(details.get("kind") or "") if isinstance(details, dict) else ""
+        return Refused(f"Failed to {purpose} on {self.url}: {message}. {hint}", status, code, kind)
 
 
 def _tls_cause(error: Exception) -> str:

@@ -10,7 +10,7 @@ import random
 import re
 import time
 import typing as t
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..._common.argspec import ArgumentSpec
 from ..._common.change import Change
@@ -155,10 +155,14 @@ class _Run:
         """Observe, plan, apply and verify."""
         options, around = self.options, Surroundings()
         present = self._read()
+        not_read: dict[str, str] = {}
         if options.spec is not None:
+            if present is None:
+                not_read = self._require_namespace()
             if has_tolerance(options.spec):
                 self._require_tolerance(options.spec)
             around = look_around(self.client, options.namespace, options.name, options.spec["scaleTargetRef"])
+            around = replace(around, not_read={**not_read, **around.not_read})
         attempts = 1
         while True:
             planned = self._plan(present)
@@ -191,6 +195,21 @@ class _Run:
                 code="conflict",
                 attempts=attempts,
             ) from error
+
+    def _require_namespace(self) -> dict[str, str]:
+        """Make sure that there is the namespace to create the HPA in, and return what could not be read, with the reason.
+
+        :raises Refused: when there is none.
+        """
+        name = self.options.namespace
+        try:
+            self.client.get(f"/api/v1/namespaces/{name}", f"read namespace {name}")
+        except Refused as error:
+            # one that does not serve namespaces knows nothing of this one
+            if error.code == "not_found" and error.kind == "namespaces":
+                raise
+            return {"namespace": str(error)}
+        return {}
 
     def _read(self) -> dict[str, t.Any] | None:
         return self.client.find(self.path, f"read {self.title}")

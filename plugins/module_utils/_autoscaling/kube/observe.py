@@ -69,6 +69,10 @@ def _other_workloads(
 ) -> dict[str, t.Any]:
     """Read the targets of other autoscalers, one list per kind; by the name of the autoscaler."""
     targets = {item["metadata"]["name"]: item["spec"]["scaleTargetRef"] for item in others}
+    for name, target in sorted(targets.items()):
+        if workload_path(namespace, target) is None:
+            kind = f"{target['kind']} of {target.get('apiVersion')}"
+            not_read[f"pods of HPA {name}"] = f"{kind} is not a kind that is looked into."
     found: dict[str, dict[str, t.Any]] = {}
     for kind in sorted({target["kind"] for target in targets.values() if workload_path(namespace, target)}):
         path = f"/apis/apps/v1/namespaces/{namespace}/{_PLURALS[kind]}"

@@ -13,12 +13,13 @@ import time
 import typing as t
 from dataclasses import dataclass
 
-from ..._common.errors import HeadroomError
+from ..._common.errors import HeadroomError, OptionError
 from ..kube.client import Client, Refused
 from ..kube.connection import Access
 from ..kube.model import comparable, complete
 from ..kube.observe import hpas_path
 from ..kube.plan import NOTHING, Plan, plan
+from ..spec import parse_spec
 
 ANNOTATION = "headroom.scale/tuned"
 """Where the changes are recorded, newest last, each with the time, the spec that it replaced and the one that it applied."""
@@ -45,13 +46,14 @@ class Tuned:
         self.title = f"HPA {namespace}/{name}"
         self._path = f"{hpas_path(namespace)}/{name}"
 
-    def read(self) -> Present:
+    def read(self, changing: bool) -> Present:
         """Read the HPA and the version of the server.
 
-        :raises HeadroomError: when it cannot be read, or is not there.
+        :param changing: whether it is to be changed afterwards.
+        :raises HeadroomError: when it cannot be read, is not there, or is to be changed and is being deleted.
         """
         with Client(self._access) as client:
-            found = self._read(client)
+            found = self._read(client, changing)
             said = client.get("/version", "read the version")
         digits = ["".join(one for one in str(said.get(part, "")) if one.isdigit()) for part in ("major", "minor")]
         version = (int(digits[0]), int(digits[1])) if all(digits) else None
@@ -71,9 +73,10 @@ class Tuned:
 
         return self._write("tune", change)
 
-    def revert(self, present: Present) -> tuple[dict[str, t.Any], Plan]:
+    def revert(self, present: Present, keep_floor: bool) -> tuple[dict[str, t.Any], Plan]:
         """Return the newest record that is not undone, and what undoes it.
 
+        :param keep_floor: whether ``minReplicas`` must not be lowered, as it never is where a schedule has raised it since.
         :raises HeadroomError: when the HPA was changed since.
         """
         entry = present.records[-1]
@@ -83,16 +86,21 @@ class Tuned:
             self._changed(
                 "revert", "its spec is no longer the one that was applied; declare the spec with the module hpa"
             )
-        return entry, plan({"spec": present.spec}, entry["replaced"])
+        back = complete(entry["replaced"])
+        if keep_floor or now["minReplicas"] > applied["minReplicas"]:
+            back["minReplicas"] = max(now["minReplicas"], back["minReplicas"])
+            back["maxReplicas"] = max(back["maxReplicas"], back["minReplicas"])
+        return entry, plan({"spec": present.spec}, back)
 
-    def write_back(self) -> int:
+    def write_back(self, keep_floor: bool) -> int:
         """Undo the newest recorded change, and return the number of attempts.
 
+        :param keep_floor: as for :meth:`revert`.
         :raises HeadroomError: when it was changed since, or the server refuses or does not keep it.
         """
 
         def change(present: Present) -> tuple[Plan, list[dict[str, t.Any]]]:
-            return self.revert(present)[1], list(present.records[:-1])
+            return self.revert(present, keep_floor)[1], list(present.records[:-1])
 
         return self._write("revert", change)
 
@@ -100,7 +108,7 @@ class Tuned:
         """Send one request with the change and its record; when others wrote between, look again."""
         with Client(self._access) as client:
             for attempt in range(1, ATTEMPTS + 1):
-                found = self._read(client)
+                found = self._read(client, changing=True)
                 planned, records = change(self._present(found, client))
                 value = json.dumps(records, sort_keys=True, separators=(",", ":")) if records else None
                 body = {
@@ -130,23 +138,35 @@ class Tuned:
                 return attempt
         raise AssertionError("unreachable")
 
-    def _read(self, client: Client) -> dict[str, t.Any]:
+    def _read(self, client: Client, changing: bool) -> dict[str, t.Any]:
         found = client.find(self._path, f"read {self.title}")
         if found is None:
             raise HeadroomError(
                 f"Failed to read {self.title} on {client.url}: there is none of that name. Declare it with the module hpa first.",
                 code="not_found",
             )
+        if changing and found["metadata"].get("deletionTimestamp"):
+            raise HeadroomError(
+                f"Failed to change {self.title} on {client.url}: it is being deleted and waits for its finalizers. Run again when it is "
+                "there anew.",
+                code="being_deleted",
+            )
         return found
 
     def _present(self, found: t.Mapping[str, t.Any], client: Client, version: tuple[int, int] | None = None) -> Present:
         conditions = (found.get("status") or {}).get("conditions") or ()
-        inactive = any(one.get("type") == "ScalingActive" and one.get("status") == "False" for one in conditions)
+        # a target that was scaled to zero by hand has no metrics that could be read
+        inactive = any(
+            one.get("type") == "ScalingActive"
+            and one.get("status") != "True"
+            and one.get("reason") != "ScalingDisabled"
+            for one in conditions
+        )
         text = (found["metadata"].get("annotations") or {}).get(ANNOTATION)
         try:
             records = [] if text is None else json.loads(text)
-            whole = isinstance(records, list) and all({"replaced", "applied"} <= set(one) for one in records)
-        except (ValueError, TypeError):
+            whole = isinstance(records, list) and all(map(_is_record, records))
+        except (ValueError, RecursionError):
             whole = False
         if not whole:
             raise HeadroomError(
@@ -157,6 +177,18 @@ class Tuned:
 
     def _changed(self, verb: str, why: str) -> t.NoReturn:
         raise HeadroomError(f"Failed to {verb} {self.title} on {self._access.url}: {why}.", code="changed_since")
+
+
+def _is_record(given: t.Any) -> bool:
+    """Return whether something is a record of a change: both specs are ones that the API has."""
+    if not isinstance(given, dict):
+        return False
+    try:
+        for name in ("replaced", "applied"):
+            parse_spec(given.get(name), name)
+    except OptionError:
+        return False
+    return isinstance(given["replaced"].get("scaleTargetRef"), dict)
 
 
 def _now() -> str:

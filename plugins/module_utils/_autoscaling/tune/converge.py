@@ -11,10 +11,10 @@ import time
 import typing as t
 from dataclasses import dataclass
 
-from ..._common.errors import OptionError
+from ..._common.errors import HeadroomError, OptionError
 from ..._common.files import write_file
 from .. import report
-from ..kube.model import describe
+from ..kube.model import complete, describe
 from ..kube.plan import Plan, plan
 from ..replay import parse_simulation, read_trace
 from ..trace import Trace, parse_points
@@ -30,6 +30,8 @@ from .space import Limits, Space
 
 # kubernetes switches tolerances on by default from this release on
 TOLERANCE_SINCE = (1, 35)
+_INACTIVE = "the HPA cannot read its metrics"
+_FIRING = "prometheus.incident_query has a result"
 _TARGET = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "unnamed"}
 
 
@@ -54,37 +56,64 @@ def tune(options: Options, check: bool) -> dict[str, t.Any]:
     if options.access is not None and options.name is not None:
         hpa = Tuned(options.access, options.namespace, options.name)
     if options.state == "reverted" and hpa is not None:
-        return _revert(hpa, check)
-    present = None if hpa is None else hpa.read()
+        return _revert(options, hpa, check)
+    present = None if hpa is None else hpa.read(changing=options.state == "applied")
     spec = options.spec if present is None else present.spec
     return _Tuning(options, hpa, present, spec or {}).run(check)
 
 
-def _revert(hpa: Tuned, check: bool) -> dict[str, t.Any]:
-    present = hpa.read()
+def _revert(options: Options, hpa: Tuned, check: bool) -> dict[str, t.Any]:
+    present = hpa.read(changing=True)
+    same = _text(present.spec)
+    nothing = {
+        "changed": False,
+        "verdict": "keep",
+        "summary": f"There is nothing to revert of {hpa.title}.",
+        "spec": present.spec,
+        "plan": [],
+        "diff": _diff(hpa.title, same, same),
+    }
     if not present.records:
-        same = _text(present.spec)
-        return {
-            "changed": False,
-            "verdict": "keep",
-            "summary": f"There is nothing to revert of {hpa.title}.",
-            "spec": present.spec,
-            "plan": [],
-            "diff": _diff(hpa.title, same, same),
-        }
-    entry, planned = hpa.revert(present)
+        return nothing
+    frozen = _incident(options)
+    if frozen is None and not present.active:
+        frozen = _INACTIVE
+    entry, planned = hpa.revert(present, frozen is not None)
+    kept = ""
+    if planned.after is not None and planned.after["minReplicas"] > complete(entry["replaced"])["minReplicas"]:
+        why = "a schedule has raised it" if frozen is None else frozen
+        kept = f" The floor is not lowered, since {why}."
+    if kept and not planned.changes:
+        # the record stays, for a time when the floor may be lowered
+        return {**nothing, "summary": f"{hpa.title} is not reverted.{kept}"}
     if not check:
-        hpa.write_back()
+        hpa.write_back(frozen is not None)
+    spec = entry["replaced"] if planned.after is None or not kept else planned.after
     verb = "Would revert" if check else "Reverted"
     names = ", ".join(one.what for one in planned.changes) or "nothing differs"
     return {
         "changed": True,
         "verdict": "reverted",
-        "summary": f"{verb} {hpa.title} to the spec before {entry.get('at', 'the last change')}: {names}.",
-        "spec": entry["replaced"],
+        "summary": f"{verb} {hpa.title} to the spec before {entry.get('at', 'the last change')}: {names}.{kept}",
+        "spec": spec,
         "plan": [one.as_dict() for one in planned.changes],
-        "diff": _diff(hpa.title, _text(present.spec), _text(entry["replaced"])),
+        "diff": _diff(hpa.title, same, _text(spec)),
     }
+
+
+def _incident(options: Options) -> str | None:
+    """Return why there is an incident, ``None`` when there is none; what cannot be asked counts as one."""
+    if options.params["incident"]:
+        return "option incident says that there is an incident"
+    source = options.source
+    if source is None or source.incident_query is None:
+        return None
+    try:
+        with Prometheus(source) as prometheus:
+            firing = prometheus.fires(source.incident_query, "prometheus.incident_query")
+    except HeadroomError as error:
+        return f"it is not known whether there is an incident ({str(error).rstrip('.')})"
+    return _FIRING if firing else None
 
 
 class _Tuning:
@@ -164,7 +193,7 @@ class _Tuning:
             if source.incident_query is not None and prometheus.fires(
                 source.incident_query, "prometheus.incident_query"
             ):
-                incident = "prometheus.incident_query has a result"
+                incident = _FIRING
         return Recorded(load, replicas, throttling, now_s, incident)
 
     def _frozen(self, recorded: Recorded) -> str | None:
@@ -172,7 +201,7 @@ class _Tuning:
         if recorded.incident is not None:
             return recorded.incident
         if self.present is not None and not self.present.active:
-            return "the HPA cannot read its metrics"
+            return _INACTIVE
         return recent_gap(recorded.load, recorded.now_s)
 
     def _limits(self, keep_floor: bool) -> Limits:
@@ -334,6 +363,16 @@ class _Tuning:
                 f" With {len(result['schedule']['floors'])} scheduled floors and the spec that belongs to them it would be "
                 f"{planned['replica_hours']:.1f} replica-hours and {planned['slo_share']:.3%}."
             )
+        unknown = [
+            said
+            for name, said in (
+                ("at_max_share", "whether its replicas were at maxReplicas"),
+                ("throttled_share", "whether its cpu was throttled"),
+            )
+            if result["data"][name] is None
+        ]
+        if unknown:
+            text += f" It is not known {' and '.join(unknown)}, for want of data."
         if result["data"]["floor_kept_because"]:
             text += f" The floor is not lowered, since {result['data']['floor_kept_because']}."
         return text

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import ssl
 import time
 import typing as t
 from dataclasses import dataclass, field
@@ -64,8 +65,29 @@ class Source:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise OptionError(f"prometheus.{name}", value, f"give a number {unit} from {low:g} to {high:g}.")
+        # an empty one is none
+        if self.token and not (self.token.isascii() and self.token.isprintable() and self.token.strip()):
+            # a secret is not shown, and a header cannot carry such a one
+            remedy = "it is blank, or has a line break or a character that a token cannot have; give the token alone."
+            raise OptionError("prometheus.token", "********", remedy)
+        if self.ca_cert is not None and self.validate_certs:
+            _check_authorities(self.ca_cert)
         if self.days * 86_400 / self.step_s > MAX_POINTS:
             raise OptionError("prometheus.step_s", self.step_s, f"it makes more than {MAX_POINTS} values; give more.")
+
+
+def _check_authorities(path: str) -> None:
+    """Make sure that a file with certificates can be used.
+
+    :raises OptionError: when it cannot.
+    """
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError as error:
+        raise OptionError("prometheus.ca_cert", path, "it holds no certificates in PEM format; correct it.") from error
+    except OSError as error:
+        remedy = f"it cannot be read ({error.strerror or error}); give a file with certificates in PEM format."
+        raise OptionError("prometheus.ca_cert", path, remedy) from error
 
 
 class Prometheus:
@@ -121,6 +143,10 @@ class Prometheus:
             if data.get("resultType") != "matrix" or not isinstance(data.get("result"), list):
                 raise self._error("its answer is no matrix; check that it is Prometheus.", "bad_answer")
             for one in data["result"]:
+                if not isinstance(one, dict) or not isinstance(one.get("values") or [], list):
+                    raise self._error(
+                        "its answer holds something that is no series; check that it is Prometheus.", "bad_answer"
+                    )
                 name = json.dumps(one.get("metric"), sort_keys=True)
                 merged.setdefault(name, {"values": []})["values"] += one.get("values") or []
         if sum(len(one["values"]) for one in merged.values()) < 2:

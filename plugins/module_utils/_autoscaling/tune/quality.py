@@ -15,6 +15,8 @@ from ..trace import Trace
 DAY_S = 86_400
 COARSEST_S = 300
 RECENT_S = 3600
+# the newest value may be so many steps old, and so many seconds at least
+LATE_STEPS, LATE_S = 5, 300
 MOST_AT_MAX = 0.2
 MOST_THROTTLED = 0.05
 """Share of the time with throttled cpu, above which usage says nothing of what was wanted."""
@@ -84,11 +86,9 @@ def check_quality(
         )
     if max(trace.load) <= 0:
         refuse("the load is 0 throughout; check the query or the file.", "no_load")
-    at_max = 0.0
-    if replicas is not None:
-        at_max = _time_share(replicas, lambda value: value >= max_replicas)
+    at_max = None if replicas is None else _time_share(replicas, lambda value: value >= max_replicas)
     near = _time_share(trace, lambda value: value >= most_load * _NEAR)
-    if not needs.whole and at_max > MOST_AT_MAX:
+    if not needs.whole and at_max is not None and at_max > MOST_AT_MAX:
         refuse(
             f"its replicas were at maxReplicas, {max_replicas}, in {at_max:.0%} of the time, so that what was wanted is unknown; "
             "raise maxReplicas for some days and record anew, or set data.load_is_whole where it was recorded before the pods.",
@@ -102,8 +102,8 @@ def check_quality(
             "capped",
             capped_share=round(near, 4),
         )
-    throttled = 0.0 if throttling is None else _time_share(throttling, lambda value: value >= _THROTTLED)
-    if throttled > MOST_THROTTLED:
+    throttled = None if throttling is None else _time_share(throttling, lambda value: value >= _THROTTLED)
+    if throttled is not None and throttled > MOST_THROTTLED:
         refuse(
             f"its cpu was throttled in {throttled:.0%} of the time, so that usage was capped by the limit; raise the cpu limit of the pods "
             "and record anew.",
@@ -114,9 +114,10 @@ def check_quality(
         "days": round(days, 3),
         "step_s": trace.step_s,
         "gap_s": gap_s,
-        "at_max_share": round(at_max, 4),
+        # what was not given was not looked at
+        "at_max_share": None if at_max is None else round(at_max, 4),
         "capped_share": round(near, 4),
-        "throttled_share": round(throttled, 4),
+        "throttled_share": None if throttled is None else round(throttled, 4),
         "series": trace.series,
         "dropped_values": trace.dropped,
     }
@@ -128,8 +129,9 @@ def recent_gap(trace: Trace, now_s: float | None) -> str | None:
     :param now_s: the time now, ``None`` for a trace of another time.
     """
     end_s = trace.at_s[-1]
-    if now_s is not None and now_s - end_s > max(RECENT_S, trace.step_s * 3):
-        return f"the newest value of the load is {(now_s - end_s) / 3600:.1f} hours old"
+    if now_s is not None and now_s - end_s > max(LATE_S, trace.step_s * LATE_STEPS):
+        late_s = now_s - end_s
+        return f"the newest value of the load is {f'{late_s / 60:.0f} minutes' if late_s < 7200 else f'{late_s / 3600:.1f} hours'} old"
     if any(one.end_s > end_s - RECENT_S for one in trace.gaps()):
         return "the last hour of the load has a gap"
     return None

@@ -54,6 +54,11 @@ def test_what_suffices_is_described() -> None:
     assert (told["gap_s"], told["at_max_share"], told["capped_share"], told["throttled_share"]) == (0, 0, 0, 0)
 
 
+def test_what_was_not_given_is_not_said_to_be_0() -> None:
+    told = check_quality("", trace(7), Needs(), 1000.0)
+    assert (told["at_max_share"], told["throttled_share"]) == (None, None)
+
+
 def test_a_load_that_is_whole_may_be_at_the_most() -> None:
     told = check_quality("", trace(load=980), Needs(whole=True), 1000.0, trace(load=10), 10)
     assert (told["at_max_share"], told["capped_share"]) == (1, 1)
@@ -63,6 +68,9 @@ def test_the_newest_data_must_be_there() -> None:
     full = trace(2)
     assert recent_gap(full, None) is None
     assert recent_gap(full, full.at_s[-1] + 60) is None
+    # a tail that is missing is as bad as a hole
+    assert recent_gap(full, full.at_s[-1] + 300) is None
+    assert "10 minutes old" in (recent_gap(full, full.at_s[-1] + 600) or "")
     assert "hours old" in (recent_gap(full, full.at_s[-1] + 2 * HOUR_S) or "")
     times = (*(float(at) for at in range(0, 86_400, 60)), 88_000.0, 88_060.0)
     assert "has a gap" in (recent_gap(Trace(times, (1.0,) * len(times)), None) or "")
