@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import typing as t
 
 import pytest
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.members import MemberError
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.model import Bucket, Group, Table
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move import catalog, verify
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.catalog import Shape
@@ -102,6 +104,27 @@ def test_types_without_a_hash_are_compared_as_text() -> None:
         text(verify.hash_of(SHAPE, SHAPE.columns))
         == 'hash_record_extended(ROW("amount", "doc"::text, "id", "user_id"), 0)'
     )
+
+
+class Types:
+    """Members that know which types hash a number of their own catalogs, and which have no hash."""
+
+    def __init__(self, by_number: str, without: str) -> None:
+        self.by_number, self.without = by_number, without
+
+    async def row(self, shard: str, query: str, params: list[str]) -> dict[str, t.Any]:
+        return {"is_by_number": params[0] == self.by_number}
+
+    async def rows(self, shard: str, query: t.Any) -> list[t.Any]:
+        if f"NULL::{self.without}" in text(query):
+            raise MemberError("Failed to query a.", code="statement_failed", member="a", sqlstate="42883")
+        return []
+
+
+def test_types_of_a_database_of_its_own_are_compared_as_text() -> None:
+    found = facts(columns=[column("user_id"), column("id"), column("mood", "public.mood"), column("page", "xml")])
+    shape = asyncio.run(catalog.shape_of(t.cast("t.Any", Types("public.mood", "xml")), "a", found))
+    assert shape.as_text == {"mood", "page"}
 
 
 def test_rows_are_looked_up_by_the_whole_key() -> None:
