@@ -244,6 +244,9 @@ BEGIN
     EXECUTE format('INSERT INTO headroom.%I (gid, decided, move_id) VALUES ($1, ''rollback'', $2) ON CONFLICT DO NOTHING', keeper)
       USING one.attempt, one.id;
     EXECUTE format('SELECT decided FROM headroom.%I WHERE gid = $1', keeper) INTO STRICT verdict USING one.attempt;
+    IF keeper <> 'decision' THEN
+      EXECUTE format('DROP FOREIGN TABLE headroom.%I', keeper);
+    END IF;
     RETURN NEXT format('%s PREPARED %L;', upper(verdict), one.gid);
   END LOOP;
 END
