@@ -23,7 +23,7 @@ from ..keys import Key, parse_key
 from ..members import Lock, Members
 from ..model import BucketId, Group, Placement, ShardMap, Usage, bucket_name
 from ..observed import Observed
-from ..plan import Limits, Plan, Share, imbalance, plan, plan_id
+from ..plan import Limits, Plan, Share, imbalance, moves_s, plan, plan_id
 from ..plan import Move as PlannedMove
 from ..read import observe, require_primaries
 from ..routers import Change, repoint
@@ -33,10 +33,11 @@ from . import preflight
 from .copy import Rate
 from .guard import Guard
 from .journal import Journal
-from .model import BEFORE_SWITCH, OPEN_STATES, Move, move_from, newest
+from .model import BEFORE_SWITCH, OPEN_STATES, REVERSE, Move, move_from, newest
 from .mover import Context, Mover, Settings
 from .options import Options
 from .orphans import Orphan, find_orphans, remove_orphans
+from .stream import Stream
 from .switch import resolve
 from .watch import Watch
 
@@ -130,7 +131,10 @@ class _Run:
         await self._recover(seen)
         if self.options.state == "reverted":
             return await self._revert(seen)
-        await self._retire(await self._look(), due_only=self.options.state != "cleaned" or not self.options.retire_now)
+        seen = await self._look()
+        if self.options.state == "cleaned":
+            await self._check_known()
+        await self._retire(seen, due_only=self.options.state != "cleaned" or not self.options.retire_now)
         if self.options.state == "cleaned":
             return await self._clean()
         return await self._balance(await self._look())
@@ -215,8 +219,8 @@ class _Run:
         limits, closed = self._limits()
         kept = self._kept(seen)
         # what is in its grace has a copy on its former shard, to which nothing may be written yet
-        fixed = {bucket for bucket in seen.in_grace if bucket in seen.map.placements}
-        made = plan(seen.map, seen.usage, limits, kept, isolated)
+        fixed = {bucket: move.id for bucket, move in seen.in_grace.items() if bucket in seen.map.placements}
+        made = plan(seen.map, seen.usage, limits, kept, isolated, fixed)
         left_out = [one.text for one in made.left_out]
         if closed:
             left_out.append(closed)
@@ -238,15 +242,7 @@ class _Run:
             parts = {(split.group, part.number) for split in made.splits for part in split.parts}
             moves = tuple(move for move in made.moves if move.bucket not in parts)
             after = _shares(seen, {move.bucket: move.target for move in moves})
-            made = replace(made, moves=moves, splits=(), after=after)
-        waiting = [move for move in made.moves if move.bucket in fixed]
-        if waiting:
-            left_out += [
-                f"Bucket {bucket_name(move.bucket)} stays on {move.source}: it came there by move {seen.in_grace[move.bucket].id} and can "
-                "still be taken back; end that with state cleaned and retire_now."
-                for move in waiting
-            ]
-            made = replace(made, moves=tuple(move for move in made.moves if move.bucket not in fixed))
+            made = replace(made, moves=moves, splits=(), after=after, estimated_s=moves_s(moves, limits))
         made = await self._affordable(seen, made, left_out)
         return replace(made, id=plan_id(seen.map, options.limits, isolated)), left_out
 
@@ -272,19 +268,21 @@ class _Run:
         )
         moves = made.moves[:count]
         targets = {move.bucket: move.target for move in moves}
-        share = sum(move.size_bytes for move in moves) / (made.size_bytes or 1)
-        return replace(made, moves=moves, after=_shares(seen, targets), estimated_s=made.estimated_s * share)
+        estimated_s = moves_s(moves, self.options.limits)
+        return replace(made, moves=moves, after=_shares(seen, targets), estimated_s=estimated_s)
 
     def _isolated(self, shard_map: ShardMap) -> tuple[tuple[str, Key], ...]:
         groups = {group.name: group for group in shard_map.groups}
-        found = []
+        found: list[tuple[str, Key]] = []
         for index, (name, value) in enumerate(self.options.isolate):
             if name not in groups:
                 raise OptionError(f"isolate[{index}].group", name, f"give one of {', '.join(groups) or 'none'}.")
             try:
-                found.append((name, parse_key(groups[name].key_type, value)))
+                one = (name, parse_key(groups[name].key_type, value))
             except ValueError as error:
                 raise OptionError(f"isolate[{index}].key", value, f"{error}.") from None
+            if one not in found:
+                found.append(one)
         return tuple(found)
 
     def _limits(self) -> tuple[Limits, str]:
@@ -323,28 +321,17 @@ class _Run:
             )
         seen.usage = await measure(self.members, seen.map, self.options.load, self.options.sample_s)
         splits = _given_splits(seen, given, bool(begun), now)
-        moves, left_out = [], []
-        for entry in given["moves"]:
-            bucket = (entry["group"], entry["bucket"])
-            placement = seen.map.placements.get(bucket)
-            if placement is not None and placement.shard == entry["target"] and begun:
-                continue
-            if placement is None or (placement.shard, placement.epoch) != (entry["source"], entry["epoch"]):
-                raise HeadroomError(
-                    f"Failed to carry out plan {given['id']}: bucket {bucket_name(bucket)} is not on {entry['source']} since epoch "
-                    f"{entry['epoch']} any more. Plan again.",
-                    code="plan_drifted",
-                    plan_id=now,
-                )
-            size, load = seen.usage[bucket].size_bytes, seen.usage[bucket].load
-            moves.append(PlannedMove(bucket, entry["source"], entry["target"], size, load, 0.0))
-        _limits, closed = self._limits()
+        limits, closed = self._limits()
+        moves, left_out = _given_moves(seen, given, splits, bool(begun), now, limits), []
         if closed:
             left_out.append(closed)
             moves, splits = [], ()
         before = _shares(seen)
         targets = {move.bucket: move.target for move in moves}
-        return Plan(given["id"], splits, tuple(moves), before, _shares(seen, targets, splits), 0.0, ()), left_out
+        estimated_s = moves_s(moves, limits) + self._split_s(seen, splits)
+        return Plan(
+            given["id"], splits, tuple(moves), before, _shares(seen, targets, splits), estimated_s, ()
+        ), left_out
 
     # --- move
 
@@ -414,6 +401,8 @@ class _Run:
                 continue
             mover = Mover(self.context, move)
             if move.state == "switched":
+                if move.step not in ("retiring", "switched", "routed") and await mover.reverse.readdress():
+                    self.changed = True
                 if move.step == "detached":
                     continue
                 await (mover.retire() if move.step == "retiring" else mover.settle())
@@ -643,6 +632,14 @@ class _Run:
         seen = await self._look()
         return await self._without_plan(seen)
 
+    async def _check_known(self) -> None:
+        """Check that there are or were the moves of the options; those that have ended may be named again."""
+        if self.options.moves:
+            known = {row["id"] for row in await self.journal.rows()}
+            for name in self.options.moves:
+                if name not in known:
+                    raise OptionError("moves", name, "no journal has such a move; postgresql_shard_info shows the ids.")
+
     async def _revert(self, seen: _Seen) -> dict[str, t.Any]:
         seen = await self._look()
         chosen = self._to_revert(seen)
@@ -675,6 +672,10 @@ class _Run:
         last = found[-1].plan_id if found else ""
         return [move for move in reversed(found) if move.plan_id == last]
 
+    def _reverse(self, move: Move) -> Stream:
+        """Return the stream by which a bucket can be taken back."""
+        return Stream(self.members, self.options.access, move, REVERSE)
+
     # --- results
 
     async def _foretell(self, seen: _Seen) -> dict[str, t.Any]:
@@ -686,10 +687,12 @@ class _Run:
             if not (move.state == "switched" and move.step == "detached")
         ]
         self.recovered = would
+        astray = [move for move in seen.in_grace.values() if await self._reverse(move).is_astray()]
         if options.state in ("reverted", "cleaned"):
             if options.state == "reverted":
                 chosen = self._to_revert(seen)
             else:
+                await self._check_known()
                 chosen = [
                     move
                     for move in seen.in_grace.values()
@@ -698,15 +701,21 @@ class _Run:
                 ]
                 self.removed = await find_orphans(self.members, self.journal)
             self.done = [{**_entry(move), "duration_s": None, "error": None} for move in chosen]
-            self.changed = bool(chosen or would or self.removed)
+            self.changed = bool(chosen or would or self.removed or astray)
             return await self._without_plan(seen)
         # a run ends these first
         interrupted, seen.splits = seen.splits, {}
+        due = [move for move in seen.in_grace.values() if move.detail.get("is_over")]
+        seen.in_grace = {bucket: move for bucket, move in seen.in_grace.items() if move not in due}
+        if options.state == "balanced":
+            self.done = [{**_entry(move), "duration_s": None, "error": None} for move in due]
         made, left_out = await (self._plan(seen) if options.plan is None else self._given(seen, options.plan))
         groups = {group.name: group for group in seen.map.groups}
         moves = [
             Move("", groups[one.bucket[0]], one.bucket[1], one.source, one.target, bytes_total=one.size_bytes)
             for one in made.moves
+            # what an interrupted one has made would be in the way
+            if one.bucket not in seen.in_flight
         ]
         if moves:
             sizes = {move.label: move.bytes_total for move in moves}
@@ -716,7 +725,7 @@ class _Run:
             await self._check_divisions(
                 [one for one in self._divisions(seen, made) if one.bucket_id not in interrupted]
             )
-        self.changed = bool(made.splits or made.moves or would) and options.state != "planned"
+        self.changed = bool(made.splits or made.moves or would or due or astray) and options.state != "planned"
         return self._result(seen, made, left_out, made.after, None, self._split_entries(seen, made.splits))
 
     async def _without_plan(self, seen: _Seen) -> dict[str, t.Any]:
@@ -956,6 +965,42 @@ def _given_splits(seen: _Seen, given: t.Mapping[str, t.Any], begun: bool, now: s
             )
         found.append(Split(entry["group"], entry["bucket"], parts, (1.0 / len(parts),) * len(parts)))
     return tuple(found)
+
+
+def _given_moves(
+    seen: _Seen, given: t.Mapping[str, t.Any], splits: t.Sequence[Split], begun: bool, now: str, limits: Limits
+) -> list[PlannedMove]:
+    """Return the moves of a plan that was made before, as far as they have not been carried out."""
+    moves = []
+    for index, entry in enumerate(given["moves"]):
+        bucket = (entry["group"], entry["bucket"])
+        placement = seen.map.placements.get(bucket)
+        if placement is not None and placement.shard == entry["target"] and begun:
+            continue
+        if placement is None or (placement.shard, placement.epoch) != (entry["source"], entry["epoch"]):
+            raise HeadroomError(
+                f"Failed to carry out plan {given['id']}: bucket {bucket_name(bucket)} is not on {entry['source']} since epoch "
+                f"{entry['epoch']} any more. Plan again.",
+                code="plan_drifted",
+                plan_id=now,
+            )
+        busy = seen.in_grace.get(bucket)
+        if busy is not None:
+            raise HeadroomError(
+                f"Failed to carry out plan {given['id']}: {busy.what}, {busy.id}, can still be taken back, so bucket "
+                f"{bucket_name(bucket)} cannot move on. End that with state cleaned and retire_now.",
+                code="in_grace",
+            )
+        if any((split.group, split.bucket) == bucket for split in splits):
+            raise OptionError(
+                f"plan.moves[{index}].bucket",
+                bucket_name(bucket),
+                "the plan splits it, so that it is no more; plan again.",
+            )
+        size, load = seen.usage[bucket].size_bytes, seen.usage[bucket].load
+        takes_s = limits.move_overhead_s + size / limits.rate_bytes_s
+        moves.append(PlannedMove(bucket, entry["source"], entry["target"], size, load, takes_s))
+    return moves
 
 
 def _split_map(shard_map: ShardMap, splits: t.Sequence[Split]) -> ShardMap:
