@@ -21,6 +21,9 @@ from hypothesis import strategies as st
 
 pytest.importorskip("psycopg")
 
+from psycopg._queries import PostgresQuery  # noqa: E402
+from psycopg.adapt import Transformer  # noqa: E402
+
 LEAF = Leaf(Table("public.orders", "user_id"), 7)
 SHAPE = Shape(
     ("amount", "doc", "id", "user_id"),
@@ -86,6 +89,15 @@ def grant(to: str | None, privilege: str, column: str | None = None, option: boo
 
 def text(composed: t.Any) -> str:
     return composed.as_string(None)
+
+
+def test_a_percent_sign_of_a_name_is_no_parameter() -> None:
+    shape = Shape(("50%", "id"), {"50%": "text", "id": "bigint"}, ("50%", "id"))
+    for query, count in ((verify.rows_query(LEAF, shape), 2), (verify.keys_query(LEAF, shape, 64), 1)):
+        found = PostgresQuery(Transformer())
+        found.convert(text(query), [["x"]] * count)
+        assert b'"50%"' in found.query
+        assert len(found.params or ()) == count
 
 
 @given(st.floats(0, 1e10))
