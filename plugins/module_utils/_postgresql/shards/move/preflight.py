@@ -92,6 +92,10 @@ class Checked:
     moves: dict[str, str] = field(default_factory=dict)
 
 
+# enough for any plan
+PLENTY = dict.fromkeys(("slots_free", "senders_free", "workers_free", "processes_free"), 1 << 30)
+
+
 async def shard_facts(members: Members, shard: str, long_s: float = 60.0) -> dict[str, t.Any]:
     """Return what a shard has to offer."""
     row = await members.row(shard, _FACTS_SQL, {"long_s": long_s}, verb="check")
