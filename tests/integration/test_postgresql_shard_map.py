@@ -273,6 +273,10 @@ def test_a_row_for_another_shard_is_refused_by_the_shard(members: Members) -> No
 
 def test_a_shard_joins_without_buckets_and_leaves_only_without_them(members: Members) -> None:
     two = members.declare(shards=members.entries("s1", "s2"), groups=[USERS])
+    # one playbook declares it and rebalances: its check run comes so far before there is a map
+    foretold = rebalance(members, "--check", load={"rows": 1})
+    assert {move["target"] for move in foretold["plan"]["moves"]} == {"s3"}
+    assert foretold["plan"]["left_out"] == ["Whether s3 can take buckets is looked at once the map is there."]
     three = members.declare(groups=[USERS])
     assert three["changed"]
     assert three["summary"]["buckets"] == {**two["summary"]["buckets"], "s3": 0}
@@ -629,6 +633,8 @@ def test_a_bucket_of_any_types_moves_and_comes_back_with_what_was_written_since(
         until(lambda: writer.written > at + 1000, 60)
         leaving = members.declare(fails=True, shards=members.entries("s2", "s3"), groups=placed)
         assert "can still be taken back. Declare it with state draining" in leaving["msg"]
+        shown = "SELECT bucket, state, rate_bytes_s FROM headroom.progress"
+        assert members.sql("s1", shown) == members.sql("s2", shown) == [(0, "switched", None)]
         back = rebalance(members, state="reverted")
         assert [(one["bucket"], one["state"]) for one in back["moves"]] == [(0, "reverted")]
     finally:

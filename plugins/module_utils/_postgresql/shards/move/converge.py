@@ -80,6 +80,10 @@ class _Run:
     def __init__(self, options: Options, check_mode: bool) -> None:
         self.options = options
         self.check_mode = check_mode or options.state == "planned"
+        # a run that only looks comes after one that only looked at the declaration too
+        self.foretells = check_mode
+        # declared shards that get their map before the run that is foretold
+        self.joining: tuple[str, ...] = ()
         self.guard = Guard(options.max_rate_bytes_s)
         self.busy: list[Move] = []
         self.done: list[dict[str, t.Any]] = []
@@ -159,6 +163,8 @@ class _Run:
     async def _look(self) -> _Seen:
         observed, shard_map = await observe(self.members)
         require_primaries(observed)
+        if self.foretells and shard_map is not None:
+            observed = self._without_joining(observed)
         if shard_map is None:
             raise HeadroomError(
                 "Failed to rebalance: no member has a map. Declare one with postgresql_shard_map first.", code="no_map"
@@ -173,6 +179,14 @@ class _Run:
             else:
                 (seen.in_grace if move.state == "switched" else seen.in_flight)[move.bucket_id] = move
         return seen
+
+    def _without_joining(self, observed: Observed) -> Observed:
+        """Leave members without a map to themselves: shards among them count as empty ones."""
+        joining = [name for name, one in observed.items() if one.stored is None]
+        for name in joining:
+            del self.members.members[name]
+        self.joining += tuple(name for name in joining if observed[name].member.role == "shard")
+        return {name: one for name, one in observed.items() if name not in joining}
 
     def _check_members(self, observed: Observed, shard_map: ShardMap) -> None:
         for name, one in observed.items():
@@ -204,6 +218,10 @@ class _Run:
     def _as_given(self, shard_map: ShardMap) -> ShardMap:
         """Return the map with the weights and states of the options, which may be for this run alone."""
         given = {shard.name: shard for shard in self.options.shards}
+        if self.joining:
+            # that of the declaration, in its order
+            known = {shard.name for shard in shard_map.shards} | set(self.joining)
+            return replace(shard_map, shards=tuple(one for one in self.options.shards if one.name in known))
         return replace(shard_map, shards=tuple(given.get(shard.name, shard) for shard in shard_map.shards))
 
     # --- plan
@@ -255,8 +273,12 @@ class _Run:
         """Return the plan without the moves that could not be taken back for want of slots and workers."""
         if not made.moves or not self.options.revert_window_s:
             return made
-        names = sorted({name for move in made.moves for name in (move.source, move.target)})
-        facts = await self.members.each(lambda name: preflight.shard_facts(self.members, name), names)
+        names = {name for move in made.moves for name in (move.source, move.target)}
+        facts = await self.members.each(
+            lambda name: preflight.shard_facts(self.members, name), sorted(names - set(self.joining))
+        )
+        # what is not known yet is looked at by the run itself
+        facts |= dict.fromkeys(names & set(self.joining), preflight.PLENTY)
         pairs = [(move.source, move.target) for move in made.moves]
         count, scarce = preflight.affordable(pairs, facts, self.options.limits.concurrent_moves_per_shard)
         if count in (0, len(made.moves)):
@@ -715,8 +737,11 @@ class _Run:
             Move("", groups[one.bucket[0]], one.bucket[1], one.source, one.target, bytes_total=one.size_bytes)
             for one in made.moves
             # what an interrupted one has made would be in the way
-            if one.bucket not in seen.in_flight
+            if one.bucket not in seen.in_flight and one.target not in self.joining
         ]
+        coming = sorted({one.target for one in made.moves} & set(self.joining))
+        if coming:
+            left_out.append(f"Whether {' and '.join(coming)} can take buckets is looked at once the map is there.")
         if moves:
             sizes = {move.label: move.bytes_total for move in moves}
             await self._preflight(moves, sizes)
@@ -843,7 +868,7 @@ class _Run:
         return {name for move in self.busy for name in move.shards}
 
     async def _show(self) -> None:
-        rate = Rate()
+        rate, rates = Rate(), dict[str, Rate]()
         while True:
             await asyncio.sleep(PROGRESS_S)
             if not self.busy:
@@ -852,7 +877,8 @@ class _Run:
             speed = rate.at(copied)
             total = max(self.total_bytes, sum(move.bytes_total for move in self.busy))
             left = f", about {(total - copied) / speed:.0f} s left" if speed > 0 and total > copied else ""
-            running = "; ".join(f"{move.label} {move.state} {move.step}".strip() for move in self.busy)
+            rates = {move.id: rates.get(move.id, Rate()) for move in self.busy}
+            running = "; ".join(_standing(move, rates[move.id].at(move.bytes_done)) for move in self.busy)
             line = (
                 f"{format_bytes(copied)} of {format_bytes(total)} copied, {format_bytes(int(speed))}/s{left}: {running}"
             )
@@ -865,6 +891,18 @@ class _Run:
             # who cannot be told goes without
             with contextlib.suppress(OSError), open(self.options.progress_file, "a", encoding="utf-8") as file:
                 file.write(line + "\n")
+
+
+def _standing(move: Move, rate_bytes_s: float) -> str:
+    """Return where a move stands, and how far and how fast its copy is."""
+    text = f"{move.label} {move.state} {move.step}".strip()
+    if (move.state, move.step) != ("copying", "copy"):
+        return text
+    text += (
+        f", {format_bytes(move.bytes_done)} of {format_bytes(move.bytes_total)}, {format_bytes(int(rate_bytes_s))}/s"
+    )
+    left_bytes = move.bytes_total - move.bytes_done
+    return f"{text}, about {left_bytes / rate_bytes_s:.0f} s left" if rate_bytes_s > 0 and left_bytes > 0 else text
 
 
 def _count(number: int, what: str) -> str:

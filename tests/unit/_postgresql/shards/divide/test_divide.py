@@ -37,6 +37,7 @@ from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.
     _Seen,
     _split_map,
     _splits,
+    _standing,
 )
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.model import Leaf, Move
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.observed import (
@@ -434,3 +435,11 @@ def test_a_plan_does_not_move_what_can_still_be_taken_back() -> None:
 def test_a_plan_does_not_move_what_it_splits() -> None:
     with pytest.raises(OptionError, match=r"plan.moves\[0\].bucket' has the value 'users/1': the plan splits it"):
         _given_moves(seen_of(map_of(RANGE), usage=USAGE), MOVES, (SPLIT,), False, "p1", Limits())
+
+
+def test_a_move_shows_how_far_and_how_fast_it_is() -> None:
+    copying = Move("m1", RANGE, 1, "a", "b", state="copying", step="copy", bytes_done=1 << 20, bytes_total=5 << 20)
+    assert (
+        _standing(copying, 1 << 20) == "users/1 from a to b copying copy, 1.0 MiB of 5.0 MiB, 1.0 MiB/s, about 4 s left"
+    )
+    assert _standing(replace(copying, step="copied"), 0.0) == "users/1 from a to b copying copied"
