@@ -129,6 +129,7 @@ members:
     - The shards and routers, with C(name), C(role), C(host), C(port), C(database), whether they are C(reachable) and else the C(error).
     - Also the major C(version), the highest C(epoch) they know, the number of C(outdated_buckets) whose place they do not know,
       C(connections) of clients, how many are C(active), C(max_connections), and C(transactions) since the counters were reset.
+    - C(retained_wal_bytes) is the WAL that it keeps for moves, which those that can still be taken back do too.
   returned: success
   type: list
   elements: dict
@@ -147,6 +148,7 @@ members:
       active: 2
       max_connections: 100
       transactions: 120034
+      retained_wal_bytes: 16777216
 shards:
   description:
     - The shards, with C(weight), C(state), C(capacity_bytes), number of C(buckets), C(size_bytes), C(rows), C(reads), C(writes), and per

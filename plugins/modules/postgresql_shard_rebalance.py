@@ -32,16 +32,21 @@ description:
   - What a run that was killed has left is taken up by the next one, or rolled back, before anything else.
   - Through a router no statement fails because of a move. A writer that goes to the former shard gets the SQLSTATE C(HR001) there,
     which names the shard and the epoch; the function C(headroom.route) tells where a key is.
+  - That is so for O(read_grace_s). Afterwards the bucket is no part of the table there any more. An insert fails with C(23514), which means
+    the same, but an update, a delete or a query finds no rows and says nothing. So writers too read the map again within O(read_grace_s).
   - After the switch, what is written flows back to the former shard for O(revert_window_s), so that O(state=reverted) can return
     the bucket with all of it.
   - Tables need a primary key. Servers need PostgreSQL 16, C(wal_level=logical) and C(max_prepared_transactions); routers need the
     last for splits.
-  - Anybody can look at the table C(headroom.move) on a shard while it works.
+  - Anybody can look at the view C(headroom.progress) on a shard while it works, which has the state of each move, how far its copy is, and
+    how fast; and at the table C(headroom.move), the journal.
 attributes:
   check_mode:
     support: full
     details:
       - The plan and the diff are those of the run that follows, if the load stays the same.
+      - A shard that is declared and has no map yet counts as an empty one, since the run of M(headroom.scale.postgresql_shard_map) that
+        comes before would give it one. What such a shard needs for moves is not looked at.
   diff_mode:
     support: full
   idempotent:
@@ -68,6 +73,7 @@ options:
       - What an earlier run returned as RV(plan), to be carried out as it is. It is refused when the map or the limits are
         not what they were, unless that is because of its own splits and moves. A plan has splits or moves. What moves is planned again
         once buckets are split.
+      - A bucket comes once, and goes to a declared shard that takes a share.
     type: dict
     version_added: 0.1.0
   threshold:
@@ -148,8 +154,8 @@ options:
     version_added: 0.1.0
   read_grace_s:
     description:
-      - Seconds for which those who read at the former shard find the bucket there. Applications that know the map are to read it
-        again more often than that.
+      - Seconds for which those who read at the former shard find the bucket there, and those who write get C(HR001). Applications that
+        know the map, readers and writers, are to read it again more often than that.
     type: float
     default: 5
     version_added: 0.1.0
@@ -163,7 +169,8 @@ options:
     version_added: 0.1.0
   max_replica_lag_s:
     description:
-      - Copies stand still while a standby of their shards replays with more than so many seconds of lag. V(0) is no limit.
+      - Copies stand still while a standby of their shards is more than so many seconds behind with what it replays, or is gone. One
+        that was seen in this run and is not there any more is gone, and so is one whose physical slot nobody uses. V(0) is no limit.
     type: float
     default: 0
     version_added: 0.1.0
@@ -361,7 +368,7 @@ plan:
       type: int
       sample: 58130432
     estimated_s:
-      description: Seconds that the moves take, as estimated.
+      description: Seconds that splits and moves take, as estimated.
       type: float
       sample: 6.2
     left_out:

@@ -7,7 +7,8 @@ One bucket with all the rows moves back and forth between two of three shards, i
 same indexes, with the table synchronization of logical replication, and with ``pgcopydb clone``. Ours includes the comparison of
 all rows, the switch and the router. Then small buckets move under a workload that checks its own data: how long each switch kept
 writers waiting, and the latency of the workload beside a copy at a limited rate and without one. Then the comparison of all rows
-is timed against a plain read of them, and a move over growing data. Prints one line of JSON per figure.
+is timed against a plain read of them, and a move over growing data. Prints one line of JSON per figure, with ``within``: whether it is
+what is promised of it.
 
 See ``_shards.py`` for where the servers run.
 """
@@ -15,6 +16,7 @@ See ``_shards.py`` for where the servers run.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shlex
@@ -38,6 +40,15 @@ NAMES = ("a", "b", "c", "r")
 BUCKET = 7
 WORKLOAD = Path(__file__).parents[1] / "workloads" / "postgresql_shards.py"
 PEERS = ("pipe", "replication", "pgcopydb")
+# what is promised, for the field "within": how long ours may take beside a peer, ...
+MOST_OF = {"pipe": 1.25, "replication": 1.0, "pgcopydb": 1.0}
+# ... how long a switch may keep writers waiting, half of them and all of them, ...
+MOST_BLOCK_MS = {"p50": 150, "max": 500}
+# ... how much slower the slowest statements may be beside a copy, how fast rows are compared beside a plain read, ...
+MOST_P99 = 2.0
+LEAST_VERIFICATION = 0.5
+# ... and how much longer a row may take among four times as many
+MOST_GROWTH = 1.25
 DDL = (
     "CREATE TABLE public.peer (user_id bigint NOT NULL, id bigint NOT NULL, amount numeric(14,2) NOT NULL DEFAULT 0, note text, "
     "at timestamptz NOT NULL DEFAULT now())"
@@ -240,7 +251,9 @@ def total(bench: Bench, rows: int, rounds: int, peers: list[str]) -> None:
     }
     for name in peers:
         line = figure(BENCH, f"seconds_vs_{name}", "s", ours, theirs[name], names[name], digits=2)
-        show({**line, "rows": rows, "bytes": size, "move_alone_s": round(statistics.median(inner), 2)})
+        within = statistics.median(ours) <= MOST_OF[name] * statistics.median(theirs[name])
+        more = {"rows": rows, "bytes": size, "move_alone_s": round(statistics.median(inner), 2), "within": within}
+        show({**line, **more})
 
 
 class Load:
@@ -285,11 +298,13 @@ def blocks(bench: Bench, moves: int, pause_s: float, writers: int) -> None:
         found.append(result["moves"][0]["switch"])
         cluster.rebalance(state="cleaned", retire_now=True)
     figures = load.end()
+    block = spread([one["block_ms"] for one in found])
     show(
         {
             "bench": BENCH,
             "figure": "write_block_ms",
             "unit": "ms",
+            "within": all(block[part] < most for part, most in MOST_BLOCK_MS.items()),
             "moves": moves,
             **{name: spread([one[f"{name}_ms"] for one in found]) for name in ("block", "lock", "fence", "commit")},
             "attempts": sum(one["attempts"] for one in found),
@@ -321,6 +336,7 @@ def foreground(bench: Bench, rate_bytes_s: int, pause_s: float, seconds: float) 
             "ours": busy["p99_ms"],
             "peer": idle["p99_ms"],
             "ratio": round(busy["p99_ms"] / idle["p99_ms"], 2),
+            "within": busy["p99_ms"] <= MOST_P99 * idle["p99_ms"],
             "unit": "ms",
             "peer_name": "the same workload without a move",
             "max_rate_bytes_s": rate_bytes_s,
@@ -367,13 +383,8 @@ def verification(bench: Bench, rounds: int) -> None:
                 more_is_better=True,
                 digits=1,
             )
-            show(
-                {
-                    **line,
-                    "ratio": round(statistics.median(ours[1:]) / statistics.median(theirs[1:]), 2),
-                    "workers": workers,
-                }
-            )
+            ratio = statistics.median(ours[1:]) / statistics.median(theirs[1:])
+            show({**line, "ratio": round(ratio, 2), "within": ratio >= LEAST_VERIFICATION, "workers": workers})
 
 
 def growth(bench: Bench, rows: int) -> None:
@@ -384,10 +395,12 @@ def growth(bench: Bench, rows: int) -> None:
         seconds.append(bench.by_us()[0])
         if bench.cluster.placed()[BUCKET] == "b":
             bench.by_us()
+    per_row = [one / times for one, times in zip(seconds, (1, 4, 16), strict=True)]
     show(
         {
             "bench": BENCH,
             "figure": "seconds_over_1_4_16_times_the_rows",
+            "within": all(after <= MOST_GROWTH * before for before, after in itertools.pairwise(per_row)),
             "ours": [round(one, 2) for one in seconds],
             "unit": "s",
             "rows": rows // 16,

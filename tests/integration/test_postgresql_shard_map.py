@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,9 +105,26 @@ class Members:
 
     def make(self) -> None:
         """Make the databases anew."""
+        self.drop_all()
+        for name in self.servers:
+            self.sql(name, f"CREATE DATABASE {DATABASE}", database=self.first_database)
+
+    def drop_all(self) -> None:
+        """Drop the databases of all members, and first what would keep a slot of another one busy."""
+        for name in self.servers:
+            if self.sql(name, "SELECT 1 FROM pg_database WHERE datname = %s", DATABASE, database=self.first_database):
+                subscriptions = (
+                    "SELECT subname FROM pg_subscription JOIN pg_database d ON d.oid = subdbid WHERE datname = %s"
+                )
+                for (one,) in self.sql(name, subscriptions, DATABASE):
+                    for change in (
+                        f"ALTER SUBSCRIPTION {one} DISABLE",
+                        f"ALTER SUBSCRIPTION {one} SET (slot_name = NONE)",
+                    ):
+                        self.sql(name, change)
+                    self.sql(name, f"DROP SUBSCRIPTION {one}")
         for name in self.servers:
             self.drop(name)
-            self.sql(name, f"CREATE DATABASE {DATABASE}", database=self.first_database)
 
     def drop(self, name: str) -> None:
         """Drop the database of a member."""
@@ -121,7 +139,7 @@ class Members:
     def options(self, module: str = "map", /, **options: Any) -> dict[str, Any]:
         """Return the options of a module, with three shards and a router by default."""
         base = {"shards": self.entries(*SHARDS), "routers": self.entries("r1"), "login_db": DATABASE, **self.login}
-        return {**base, **(self.others if module == "map" else {}), **options}
+        return {**base, **(self.others if module in ("map", "rebalance") else {}), **options}
 
     def start(self, tasks: list[dict[str, Any]], *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Start a playbook of these tasks."""
@@ -188,8 +206,7 @@ def members(tmp_path: Path) -> Iterator[Members]:
     found = Members(tmp_path)
     found.make()
     yield found
-    for name in found.servers:
-        found.drop(name)
+    found.drop_all()
 
 
 def bank(members: Members, *, wrong: bool = False) -> None:
@@ -256,6 +273,10 @@ def test_a_row_for_another_shard_is_refused_by_the_shard(members: Members) -> No
 
 def test_a_shard_joins_without_buckets_and_leaves_only_without_them(members: Members) -> None:
     two = members.declare(shards=members.entries("s1", "s2"), groups=[USERS])
+    # one playbook declares it and rebalances: its check run comes so far before there is a map
+    foretold = rebalance(members, "--check", load={"rows": 1})
+    assert {move["target"] for move in foretold["plan"]["moves"]} == {"s3"}
+    assert foretold["plan"]["left_out"] == ["Whether s3 can take buckets is looked at once the map is there."]
     three = members.declare(groups=[USERS])
     assert three["changed"]
     assert three["summary"]["buckets"] == {**two["summary"]["buckets"], "s3": 0}
@@ -515,6 +536,132 @@ def test_a_map_that_was_edited_by_hand_is_refused(members: Members) -> None:
     )
     refused = members.declare(fails=True, groups=[ACCOUNTS_WITH_DDL])
     assert "Was the map edited by hand?" in refused["msg"] or "or the map edited?" in refused["msg"]
+
+
+# --- moving
+
+MOODS = {
+    "name": "moods",
+    "strategy": "range",
+    "key_type": "integer",
+    "bounds": [1000],
+    "placement": ["s1", "s2"],
+    "tables": [
+        {
+            "name": "public.Moods",
+            "key": "id",
+            "ddl": """
+                CREATE TABLE public."Moods" (id integer, at timestamptz, "say ""hi"", 50%" text, mood public.mood, moods public.mood[],
+                  feeling public.feeling, pair public.pair, spans public.spans, doc json, docb jsonb, page xml, during tstzrange,
+                  amount money, took interval, raw bytea, words regconfig, counted integer NOT NULL DEFAULT 0,
+                  doubled integer GENERATED ALWAYS AS (id * 2) STORED, PRIMARY KEY (id, at))""",
+        }
+    ],
+}
+MOODS_SQL = """
+INSERT INTO "Moods"
+SELECT n, '2026-01-01 00:00Z'::timestamptz + n * interval '1 minute', 'of ' || n, 'sad', '{happy,sad}', 'happy',
+  row(n, 'sad')::pair, '[sad,happy]', '{"a": [1]}', '{"a": 1}', '<a>1</a>', tstzrange(now(), now() + '1 day'), '12.50',
+  '1 day 02:03', '\\x00ff', 'german'
+FROM generate_series(1, 900) n
+"""
+
+
+class Writer(threading.Thread):
+    """Counts rows of the first bucket up through the router, until it is told to stop."""
+
+    def __init__(self, members: Members) -> None:
+        super().__init__()
+        self.members = members
+        self.written = 0
+        self.errors: list[str] = []
+        self.going = True
+
+    def run(self) -> None:
+        """Write."""
+        query = """
+            UPDATE "Moods" SET counted = counted + 1, mood = 'happy', pair = (1, 'happy'), at = at + interval '1 second' WHERE id = %s"""
+        with psycopg.connect(self.members.conninfo("r1"), autocommit=True) as connection:
+            while self.going:
+                try:
+                    self.written += connection.execute(query, [self.written % 900 + 1]).rowcount
+                except psycopg.Error as error:
+                    self.errors.append(str(error))
+
+    def stop(self) -> None:
+        """End."""
+        self.going = False
+        self.join(60)
+
+
+def counted(members: Members, name: str) -> tuple[int, int]:
+    """Return the rows of a member and what was counted in them."""
+    return members.sql(name, 'SELECT count(*), coalesce(sum(counted), 0) FROM "Moods"')[0]
+
+
+def test_a_bucket_of_any_types_moves_and_comes_back_with_what_was_written_since(members: Members) -> None:
+    for number, (name, zone) in enumerate(
+        zip(members.servers, ("Europe/Berlin", "America/New_York", "Asia/Tokyo", "UTC"), strict=True)
+    ):
+        # what a type is counted as is another number everywhere
+        types = [*(f"waste{one} AS ENUM ('x')" for one in range(number)), "mood AS ENUM ('sad', 'happy')"]
+        types += ["pair AS (size integer, mood mood)", "spans AS RANGE (subtype = mood)"]
+        script = "; ".join(f"CREATE TYPE {one}" for one in types)
+        members.sql(name, f"{script}; CREATE DOMAIN feeling AS mood; ALTER DATABASE {DATABASE} SET timezone = '{zone}'")
+    assert len({members.sql(name, "SELECT 'mood'::regtype::oid")[0] for name in SHARDS}) == 3
+    members.declare(groups=[MOODS])
+    members.sql("r1", MOODS_SQL)
+    placed = [{**MOODS, "placement": None}]
+    # one takes all, so that nothing is too large for it and is split
+    rest = [members.servers["s2"], {**members.servers["s3"], "weight": 0}]
+    drained = {"shards": [{**members.servers["s1"], "state": "draining"}, *rest], "read_grace_s": 0}
+
+    # what cannot log in later is found before anything is copied, in check mode too
+    members.sql("s2", f"REVOKE CONNECT ON DATABASE {DATABASE} FROM PUBLIC")
+    refused = members.play([members.task("rebalance", **drained)], "--check").results("Run")["localhost"]
+    assert refused["failed"]
+    assert "s1 cannot log in to s2 as the members do" in refused["msg"] + str(refused["errors"])
+    members.sql("s2", f"GRANT CONNECT ON DATABASE {DATABASE} TO PUBLIC")
+
+    writer = Writer(members)
+    writer.start()
+    try:
+        until(lambda: writer.written > 100, 30)
+        moved = rebalance(members, **drained)
+        assert [(one["bucket"], one["state"], one["rows"]) for one in moved["moves"]] == [(0, "switched", 900)]
+        at = writer.written
+        until(lambda: writer.written > at + 1000, 60)
+        leaving = members.declare(fails=True, shards=members.entries("s2", "s3"), groups=placed)
+        assert "can still be taken back. Declare it with state draining" in leaving["msg"]
+        shown = "SELECT bucket, state, rate_bytes_s FROM headroom.progress"
+        assert members.sql("s1", shown) == members.sql("s2", shown) == [(0, "switched", None)]
+        back = rebalance(members, state="reverted")
+        assert [(one["bucket"], one["state"]) for one in back["moves"]] == [(0, "reverted")]
+    finally:
+        writer.stop()
+    assert writer.errors == []
+    assert counted(members, "s1") == counted(members, "r1") == (900, writer.written)
+    assert members.sql("s1", """SELECT count(*) FROM "Moods" WHERE mood = 'happy' AND pair = (1, 'happy')::pair""") == [
+        (900,)
+    ]
+
+    # for good, and out with the shard, whatever was once asked of it
+    rebalance(members, **drained, revert_window_s=1)
+    time.sleep(1)
+    due = rebalance(members, "--check", **drained)
+    assert (due["changed"], [one["bucket"] for one in due["moves"]]) == (True, [0])
+    assert [one["state"] for one in rebalance(members, **drained)["moves"]] == ["retired"]
+    assert not rebalance(members, "--check", **drained)["changed"]
+    members.sql("s2", "CREATE FOREIGN TABLE headroom.decision_of_s1 (gid text) SERVER headroom_s1")
+    assert members.declare(shards=members.entries("s2", "s3"), groups=placed)["changed"]
+    assert counted(members, "r1") == (900, writer.written)
+
+
+def rebalance(members: Members, *arguments: str, **options: Any) -> dict[str, Any]:
+    """Rebalance, and return the module's result, which must be no failure."""
+    result = members.play([members.task("rebalance", **options)], *arguments).results("Run")["localhost"]
+    assert not result.get("failed"), result["msg"]
+    return result
 
 
 # --- looking

@@ -145,6 +145,8 @@ class Writer(threading.Thread):
         self.pause_s = pause_s
         # what each row must be; a row whose fate is not known has more than one entry, None for no row
         self.rows: dict[tuple[int, int], set[Row | None]] = collections.defaultdict(lambda: {None})
+        # the same of the second table of the group
+        self.items: dict[tuple[int, int], set[int | None]] = collections.defaultdict(lambda: {None})
         self.next_id = 0
         self.statements = 0
         self.errors: list[str] = []
@@ -180,9 +182,18 @@ class Writer(threading.Thread):
                 time.sleep(self.random.uniform(0, 2 * self.pause_s))
         self.client.close()
 
-    def change(self, key: int, wanted: dict[tuple[int, int], Row | None], work: Callable[[Any], None]) -> None:
-        """Do work that makes rows what is wanted. Should it fail, they may be either."""
+    def change(
+        self,
+        key: int,
+        wanted: dict[tuple[int, int], Row | None],
+        work: Callable[[Any], None],
+        items: dict[tuple[int, int], int] | None = None,
+    ) -> None:
+        """Do work that makes rows, and those of the second table, what is wanted. Should it fail, they may be either."""
         before = {name: set(self.rows[name]) for name in wanted}
+        items_before = {name: set(self.items[name]) for name in items or ()}
+        for name, number in (items or {}).items():
+            self.items[name] |= {number}
         for name, row in wanted.items():
             self.rows[name] |= {row}
         try:
@@ -191,10 +202,13 @@ class Writer(threading.Thread):
             # an error of the server means that nothing happened; a lost connection says nothing
             if error.sqlstate is not None and not error.sqlstate.startswith(("08", "57")):
                 self.rows.update(before)
+                self.items.update(items_before)
             raise
-        self.statements += len(wanted)
+        self.statements += len(wanted) + len(items or ())
         for name, row in wanted.items():
             self.rows[name] = {row}
+        for name, number in (items or {}).items():
+            self.items[name] = {number}
 
     def some(self) -> tuple[int, int] | None:
         """Return a row that is there for certain."""
@@ -279,7 +293,7 @@ class Writer(threading.Thread):
                 )
                 one.execute("INSERT INTO public.items (user_id, id, n) VALUES (%s, %s, %s)", [*name, 3])
 
-        self.change(key, dict.fromkeys(names, row), work)
+        self.change(key, dict.fromkeys(names, row), work, dict.fromkeys(names, 3))
 
     def read(self) -> None:
         """Read all rows of a key and compare them."""
@@ -307,6 +321,18 @@ class Writer(threading.Thread):
 
         self.client.run(key, work)
         self.statements += 2
+
+    def different_items(self, key: int, found: Sequence[tuple[int, int]]) -> list[str]:
+        """Return what is not as it must be in the second table."""
+        numbers = dict(found)
+        wrong = [f"an item of {key} comes twice"] if len(numbers) < len(found) else []
+        known = {name[1] for name in self.items if name[0] == key}
+        wrong += [f"item {(key, number)} came from nowhere" for number in numbers if number not in known]
+        return wrong + [
+            f"item {(key, number)} is {numbers.get(number)}, and must be one of {sorted(map(str, self.items[key, number]))}"
+            for number in known
+            if numbers.get(number) not in self.items[key, number]
+        ]
 
     def differences(self, key: int, found: dict[int, Row]) -> list[str]:
         """Return what is not as it must be."""
@@ -453,6 +479,13 @@ class Workload:
                     lost += writer.differences(key, {row[0]: (row[1], row[2]) for row in rows})
                     if len(rows) != len({row[0] for row in rows}):
                         lost.append(f"key {key} has rows twice")
+                    items = client.run(
+                        key,
+                        lambda one, key=key: one.execute(
+                            "SELECT id, n FROM public.items WHERE user_id = %s", [key]
+                        ).fetchall(),
+                    )
+                    lost += writer.different_items(key, items)
                 client.close()
         ordered = self.latencies_s()
         return {

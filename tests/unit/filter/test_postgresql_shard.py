@@ -49,6 +49,10 @@ def test_it_serves_a_list_of_keys() -> None:
         ("'x' | headroom.scale.postgresql_shard(shard_map, 'users')", "'key' has the value 'x'"),
         ("1 | headroom.scale.postgresql_shard(shard_map, 'nobody')", "'group' has the value 'nobody'"),
         ("1 | headroom.scale.postgresql_shard({}, 'users')", "'map.epoch'"),
+        (
+            "1 | headroom.scale.postgresql_shard({'epoch': 1, 'shards': [5], 'groups': []}, 'users')",
+            r"'shards\[0\]' has the value 5",
+        ),
     ],
 )
 def test_it_fails_with_one_sentence(text: str, said: str) -> None:

@@ -111,13 +111,18 @@ async def apply(members: Members, work: Work, found: t.Sequence[Step], lock: Loc
                 )
     finally:
         await asyncio.gather(*(members.close(name, PURPOSE) for name in by), return_exceptions=True)
-    for step in found:
-        if step.action == "repoint":
-            await _repoint(members, work, step)
-    # nothing points there any more
-    for step in found:
-        if step.action == "unlink":
-            await members.rows(step.member, ddl.script(ddl.unlink(step.object)), verb=f"drop {step.object} on")
+    changed = bool(by)
+    # once nothing points there any more, servers can go
+    for step in sorted(found, key=lambda one: one.action == "unlink"):
+        try:
+            if step.action == "repoint":
+                await _repoint(members, work, step)
+            elif step.action == "unlink":
+                await members.rows(step.member, ddl.script(ddl.unlink(step.object)), verb=f"drop {step.object} on")
+        except HeadroomError as error:
+            error.result = {**error.result, "changed": changed}
+            raise
+        changed = changed or step.action in ("repoint", "unlink")
 
 
 async def _all(names: t.Iterable[str], prepare: t.Callable[[str], t.Coroutine[t.Any, t.Any, None]]) -> None:

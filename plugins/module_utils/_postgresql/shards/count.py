@@ -100,9 +100,17 @@ async def first_keys(members: Members, groups: t.Iterable[Group], misplaced: t.S
         query, params = rows_by_bucket(group, table)
         params |= {"wrong": [number for number in one.buckets if number is not None], "none": None in one.buckets}
         picking = sql.SQL(
-            "SELECT DISTINCT key FROM ({}) counted WHERE bucket = ANY (%(wrong)s::int[]) OR (bucket IS NULL AND %(none)s) "
-            "ORDER BY key LIMIT {}"
+            "SELECT key::text FROM (SELECT DISTINCT key FROM ({}) counted WHERE bucket = ANY (%(wrong)s::int[]) "
+            "OR (bucket IS NULL AND %(none)s) ORDER BY key LIMIT {}) first ORDER BY first.key"
         ).format(query, sql.Literal(FIRST_KEYS))
         rows = await members.rows(one.shard, picking, params, timeout_s=None, verb=f"read the keys of {one.table} on")
-        found.append([parse_key(group.key_type, row["key"]) for row in rows])
+        found.append([_named(group, row["key"]) for row in rows])
     return found
+
+
+def _named(group: Group, text: str) -> Key:
+    """Return a key, or its text where it is one that only the server has, such as the date infinity."""
+    try:
+        return parse_key(group.key_type, text)
+    except ValueError:
+        return text

@@ -10,7 +10,7 @@ import typing as t
 
 from .model import Bucket, Group, Table
 from .observed import Column, Relation, leaf_name
-from .schema import PREFIX
+from .schema import PREFIX, SCHEMA
 
 if t.TYPE_CHECKING:
     from psycopg import sql
@@ -275,11 +275,13 @@ def link_options(server: str, before: t.Mapping[str, str], options: t.Mapping[st
 
 
 def unlink(server: str) -> list[sql.Composable]:
-    """Return what drops a foreign server that nothing points to any more."""
+    """Return what drops a foreign server that nothing points to any more, but for what asked it how a switch was decided."""
     from psycopg import sql
 
     name = sql.Identifier(server)
+    decision = sql.Identifier(SCHEMA, f"decision_of_{server.removeprefix(PREFIX)}")
     return [
+        sql.SQL("DROP FOREIGN TABLE IF EXISTS {}").format(decision),
         sql.SQL("DROP USER MAPPING IF EXISTS FOR PUBLIC SERVER {}").format(name),
         sql.SQL("DROP SERVER {}").format(name),
     ]

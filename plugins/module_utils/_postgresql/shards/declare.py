@@ -326,15 +326,28 @@ def _check_relation(wanted: Wanted, seen: Seen, group: Group, table: Table, rela
                 "partitioned",
                 table=name,
             )
-    if seen.member.role == "shard":
-        _compare_columns(name, where, relation, form)
+    _compare_columns(name, where, relation, form, seen.member.role == "router")
 
 
-def _compare_columns(table: str, where: str, relation: Relation, form: Relation) -> None:
+def _compare_columns(table: str, where: str, relation: Relation, form: Relation, router: bool) -> None:
+    """Check that a table has the columns of its form.
+
+    :param router: whether it only has to pass rows on, so that it need not be as strict as the shards are.
+    """
     if relation is form:
         return
-    here = {one.name: (one.type, one.collation, one.not_null, one.generated) for one in relation.columns}
-    there = {one.name: (one.type, one.collation, one.not_null, one.generated) for one in form.columns}
+    here, there = (
+        {
+            column.name: (
+                column.type,
+                None if router else column.collation,
+                column.not_null and not router,
+                column.generated,
+            )
+            for column in one.columns
+        }
+        for one in (relation, form)
+    )
     for column in sorted(here.keys() | there.keys()):
         if here.get(column) != there.get(column):
             state = (
@@ -525,6 +538,15 @@ def _check_leaving(wanted: Wanted, observed: Observed, known: ShardMap | None, g
     moves = sorted({str(move["id"]): move for seen in observed.values() for move in seen.moves}.items())
     for _id, move in moves:
         name = f"{move['group_name']}/{move['bucket']}"
+        leaves = sorted(leaving & {move["source"], move["target"]})
+        if move["state"] == "switched" and leaves and move["source"] != move["target"]:
+            fail(
+                f"the shard {leaves[0]} is not declared any more, and bucket {name}, which moved from {move['source']} to "
+                f"{move['target']}, can still be taken back. Declare it with state draining, and rebalance with state cleaned and "
+                "retire_now, or wait for the end of its revert window.",
+                "move_in_flight",
+                move=move["id"],
+            )
         if move["state"] == "switched" and move["group_name"] in grown and move["source"] != move["target"]:
             fail(
                 f"bucket {name} has moved from {move['source']} to {move['target']} and can still be taken back, "
@@ -533,7 +555,7 @@ def _check_leaving(wanted: Wanted, observed: Observed, known: ShardMap | None, g
                 "move_in_flight",
                 move=move["id"],
             )
-        if move["group_name"] in grown or leaving & {move["source"], move["target"]}:
+        if move["group_name"] in grown or leaves:
             what = (
                 f"is being split on {move['source']}"
                 if move["source"] == move["target"]

@@ -39,7 +39,10 @@ SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
   (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'
     AND state = 'active' AND pid <> pg_backend_pid()) AS active,
   current_setting('max_connections')::int AS max_connections,
-  (SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database())::bigint AS transactions
+  (SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database())::bigint AS transactions,
+  (SELECT coalesce(max(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END,
+      restart_lsn)), 0)::bigint FROM pg_replication_slots
+    WHERE starts_with(slot_name, 'headroom_') AND database = current_database()) AS retained_wal_bytes
 """
 
 # sizes are taken under a short lock timeout, since a switch and a transaction in doubt hold the locks of their leaves
@@ -322,6 +325,7 @@ def _members(
                 "active": view.figures["active"] if view else None,
                 "max_connections": view.figures["max_connections"] if view else None,
                 "transactions": view.figures["transactions"] if view else None,
+                "retained_wal_bytes": view.figures["retained_wal_bytes"] if view else None,
             }
         )
         rows.append(row)

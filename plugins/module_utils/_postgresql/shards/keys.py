@@ -43,6 +43,10 @@ def parse_key(key_type: str, value: t.Any) -> Key:
     if key_type in ("text", "varchar"):
         if not isinstance(value, str) or "\0" in value:
             raise ValueError("a text without NUL is needed")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError("a text that UTF-8 has bytes for is needed") from None
         # Ansible marks texts by subclasses of str
         return str(value)
     if key_type == "uuid":
@@ -73,10 +77,10 @@ def sort_key(key: Key) -> t.Any:
     return key.encode() if isinstance(key, str) else key
 
 
-def successor(key: Key) -> Key | None:
+def successor(key_type: str, key: Key) -> Key | None:
     """Return the next key of the type, or None where there is none that both sides could name, as with texts."""
     if isinstance(key, int):
-        return key + 1
+        return key + 1 if key + 1 < 1 << INTEGERS[key_type] - 1 else None
     if isinstance(key, uuid.UUID):
         return uuid.UUID(int=key.int + 1) if key.int < (1 << 128) - 1 else None
     if isinstance(key, datetime.date) and key < datetime.date.max:

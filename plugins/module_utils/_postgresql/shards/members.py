@@ -30,7 +30,12 @@ APPLICATION_NAME = "headroom_shards"
 # names are looked up in pg_catalog alone, so that definitions come out with their schemas; a server notices that we are gone
 _SETTINGS = {
     "search_path": "pg_catalog",
+    # a value has one text, whatever the server or the database is set to: rows are looked up and compared by it
     "datestyle": "ISO, YMD",
+    "timezone": "UTC",
+    "intervalstyle": "postgres",
+    "bytea_output": "hex",
+    "lc_monetary": "C",
     # numbers come out as they are, whatever the database's own setting
     "extra_float_digits": "3",
     "client_min_messages": "warning",

@@ -39,6 +39,7 @@ def check_names(option: str, entries: t.Sequence[Entry]) -> None:
     """Check the names of shards or groups; each may come once."""
     seen = set()
     for index, entry in enumerate(entries):
+        check(f"{option}[{index}]", entry, isinstance(entry, t.Mapping), "give a mapping with its name.")
         at, name = f"{option}[{index}].name", entry.get("name")
         fits = isinstance(name, str) and re.fullmatch(NAME, name) is not None
         check(at, name, fits, "use a-z, 0-9 and '_', a letter first, at most 32 characters.")
@@ -157,9 +158,11 @@ def kind_option(at: str, entry: Entry) -> tuple[str, str]:
 def tables_option(at: str, entry: Entry) -> tuple[Table, ...]:
     """Return the tables of a group."""
     entries = entry.get("tables") or []
-    check(f"{at}.tables", entries, bool(entries), "declare at least one table.")
+    fits = isinstance(entries, (list, tuple)) and bool(entries)
+    check(f"{at}.tables", entries, fits, "declare at least one table.")
     tables = []
     for index, one in enumerate(entries):
+        check(f"{at}.tables[{index}]", one, isinstance(one, t.Mapping), "give a mapping with name and key.")
         where, name, key = f"{at}.tables[{index}]", one.get("name"), one.get("key")
         parts = name.split(".") if isinstance(name, str) else []
         fits = len(parts) == 2 and all(re.fullmatch(IDENTIFIER, part) for part in parts)

@@ -148,6 +148,7 @@ def plan(
     limits: Limits,
     kept_bytes: t.Mapping[str, int] | None = None,
     isolated: t.Sequence[tuple[str, Key]] = (),
+    fixed: t.Mapping[BucketId, str] | None = None,
 ) -> Plan:
     """Return how to bring every shard within its share.
 
@@ -156,6 +157,7 @@ def plan(
     :param usage: of every bucket of the map. When none that can move has any load, each counts 1.
     :param kept_bytes: shard to what it holds besides its buckets, such as retired ones.
     :param isolated: names of groups, which must be in the map, and keys in them that are to have buckets of their own.
+    :param fixed: buckets that stay where they are for now, and the move that brought each there.
     :raises ValueError: when a bucket has no usage, since what was not measured cannot be planned for.
     """
     unmeasured = sorted(bucket for bucket in shard_map.placements if bucket not in usage)
@@ -174,11 +176,12 @@ def plan(
     cuts = _Cuts(shard_map, usage, shares, _isolated_in(shard_map, isolated, shares, left_out))
     items = cuts.cut(items, left_out)
     movable = [item for item in items if item.shard not in shares.read_only]
-    moves = _moves(shard_map.shards, movable, shares, limits, kept_bytes or {})
+    moves = _moves(shard_map.shards, movable, shares, limits, kept_bytes or {}, fixed or {})
     kept, estimated_s = _within(moves, before, shares, limits, left_out)
     targets = {move.bucket: move.target for move in kept}
     after = shares.of([_Item(one.id, targets.get(one.id, one.shard), one.size_bytes, one.load) for one in items])
-    left_out += _why_not(shard_map.shards, after, shares, kept_bytes or {}, len(kept) == len(moves))
+    left_out += _held_back(shard_map, after, shares, fixed or {})
+    left_out += _why_not(shard_map, after, shares, kept_bytes or {}, len(kept) == len(moves), fixed or {})
     return Plan(
         plan_id(shard_map, limits, isolated),
         tuple(cuts.splits),
@@ -310,21 +313,30 @@ def _moves(
     shares: _Shares,
     limits: Limits,
     kept_bytes: t.Mapping[str, int],
+    fixed: t.Container[BucketId],
 ) -> list[Move]:
-    """Return all moves that balance asks for, in their order."""
+    """Return all moves that balance asks for, in their order.
+
+    :param fixed: what stays where it is, and takes its part of what its shard may carry.
+    """
     bins = [shard for shard in shards if shard.state != "read_only"]
     number = {shard.name: index for index, shard in enumerate(bins)}
     held_bytes = {shard.name: kept_bytes.get(shard.name, 0) for shard in bins}
+    fixed_loads = dict.fromkeys(number, 0.0)
     for item in items:
         held_bytes[item.shard] += item.size_bytes
+        if item.id in fixed:
+            fixed_loads[item.shard] += item.load
+    free = [item for item in items if item.id not in fixed]
     solved = balance(
         Problem(
-            loads=[item.load for item in items],
-            sizes=[item.size_bytes for item in items],
+            loads=[item.load for item in free],
+            sizes=[item.size_bytes for item in free],
             # bytes first; of two ways with the same bytes, the one with fewer moves
-            costs=[(item.size_bytes << 20) + 1 for item in items],
-            homes=[number[item.shard] for item in items],
-            limits=[shares.allowed[shard.name] for shard in bins],
+            costs=[(item.size_bytes << 20) + 1 for item in free],
+            homes=[number[item.shard] for item in free],
+            # a shard that what is fixed fills takes nothing
+            limits=[max(shares.allowed[one.name] - fixed_loads[one.name], shares.error) for one in bins],
             rooms=[
                 math.inf if one.capacity_bytes is None else one.capacity_bytes - held_bytes[one.name] for one in bins
             ],
@@ -340,7 +352,7 @@ def _moves(
             item.load,
             limits.move_overhead_s + item.size_bytes / limits.rate_bytes_s,
         )
-        for item, target in zip(items, solved, strict=True)
+        for item, target in zip(free, solved, strict=True)
         if bins[target].name != item.shard
     ]
     return _ordered(moves, {share.shard: share.load for share in shares.of(items)}, shares)
@@ -425,6 +437,14 @@ def _within(
     return taken[:whole], estimated_s
 
 
+def moves_s(moves: t.Iterable[Move], limits: Limits) -> float:
+    """Return how long moves take at least, as :class:`_Pace` has it."""
+    pace = _Pace(limits)
+    for move in moves:
+        pace.add(move)
+    return pace.estimated_s
+
+
 class _Pace:
     """How long moves take at least: what the busiest shard has to do, or all together, with as many at a time as may be."""
 
@@ -452,25 +472,51 @@ class _Pace:
             self._busy_s[name] = self._busy_s.get(name, 0.0) + move.estimated_s
 
 
+def _held_back(
+    shard_map: ShardMap, after: t.Sequence[Share], shares: _Shares, fixed: t.Mapping[BucketId, str]
+) -> list[LeftOut]:
+    """Say which buckets a shard keeps only because the moves that brought them there can still be taken back."""
+    full = {
+        shard.name
+        for shard, share in zip(shard_map.shards, after, strict=True)
+        if shard.state != "read_only" and (shard.is_emptied or share.load > shares.allowed[shard.name] + shares.error)
+    }
+    return [
+        LeftOut(
+            "in_grace",
+            f"Bucket {bucket_name(bucket)} stays on {shard_map.placements[bucket].shard}: it came there by move {move} and can still be "
+            "taken back; end that with state cleaned and retire_now.",
+        )
+        for bucket, move in sorted(fixed.items())
+        if shard_map.placements[bucket].shard in full
+    ]
+
+
 def _why_not(
-    shards: t.Sequence[Shard],
+    shard_map: ShardMap,
     after: t.Sequence[Share],
     shares: _Shares,
     kept_bytes: t.Mapping[str, int],
     all_moves: bool,
+    fixed: t.Iterable[BucketId],
 ) -> list[LeftOut]:
-    """Say what is not as it should be after the plan, where it is not its limits that leave it so."""
+    """Say what is not as it should be after the plan, where neither its limits nor what is fixed leave it so."""
     found = []
-    for shard, share in zip(shards, after, strict=True):
+    held_back = [shard_map.placements[bucket].shard for bucket in fixed]
+    for shard, share in zip(shard_map.shards, after, strict=True):
         if shard.state == "read_only":
             text = f"{shard.name} is read-only: it keeps its {share.buckets} buckets and takes none."
             found.append(LeftOut("read_only", text))
             continue
-        if shard.is_emptied and share.buckets and all_moves:
+        if shard.is_emptied and share.buckets > held_back.count(shard.name) and all_moves:
             size = format_bytes(share.size_bytes)
             text = f"{shard.name} is to be emptied and keeps {share.buckets} of its buckets, {size}: no shard has room for them."
             found.append(LeftOut("not_emptied", text))
-        elif share.load > shares.allowed[shard.name] + shares.error and all_moves and not shard.is_emptied:
+        elif (
+            share.load > shares.allowed[shard.name] + shares.error
+            and all_moves
+            and not (shard.is_emptied or shard.name in held_back)
+        ):
             text = (
                 f"{shard.name} stays {share.over:.1%} over its share: no bucket of it fits on another shard within the threshold "
                 f"of {shares.threshold:.1%} and its capacity."

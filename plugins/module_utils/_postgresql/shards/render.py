@@ -136,6 +136,11 @@ def to_prometheus(result: t.Mapping[str, t.Any]) -> str:
         each("outdated_buckets", "members", "member"),
     )
     family("member_connections", "Sessions of clients.", each("connections", "members", "member"))
+    family(
+        "member_retained_wal_bytes",
+        "WAL that a member keeps for moves, also for those that can still be taken back.",
+        each("retained_wal_bytes", "members", "member"),
+    )
     family("shard_buckets", "Buckets on a shard.", each("buckets", "shards", "shard"))
     family("shard_load_share", "Part of all load that a shard carries.", each("load_share", "shards", "shard"))
     family("shard_fair_share", "Part of all load that a shard is to carry.", each("fair_share", "shards", "shard"))

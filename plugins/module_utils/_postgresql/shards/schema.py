@@ -6,7 +6,7 @@
 
 ``cluster`` says which member this is and the highest epoch of a placement that it knows. ``shard``, ``router``, ``shard_group``,
 ``shard_table`` and ``bucket`` are the map, the same on all members but for a ``bucket`` whose move they have not been told of:
-the row with the highest epoch is the true one. ``move``, ``decision`` and ``fence`` belong to the moves of buckets.
+the row with the highest epoch is the true one. ``move``, its view ``progress``, ``decision`` and ``fence`` belong to the moves of buckets.
 """
 
 from __future__ import annotations
@@ -109,6 +109,14 @@ CREATE TABLE IF NOT EXISTS headroom.move (
   retire_after timestamptz
 );
 COMMENT ON TABLE headroom.move IS 'The journal of moves: what is on its way, how far it is, and what came of it';
+
+CREATE OR REPLACE VIEW headroom.progress AS
+SELECT m.id, m.group_name, m.bucket, m.source, m.target, m.state, m.step, m.bytes_done, m.bytes_total,
+  r.rate_bytes_s::bigint AS rate_bytes_s, ceil((m.bytes_total - m.bytes_done) / nullif(r.rate_bytes_s, 0)) AS copied_in_s, m.updated_at
+FROM headroom.move m LEFT JOIN LATERAL (SELECT m.bytes_done / nullif(extract(epoch FROM m.updated_at - m.created_at), 0) AS rate_bytes_s
+  WHERE m.state = 'copying' AND m.step = 'copy') r ON true
+WHERE m.state IN ('planned', 'copying', 'catching_up', 'verified', 'switched');
+COMMENT ON VIEW headroom.progress IS 'The moves that have not ended, with the rate of the copy and the seconds that it takes from here';
 
 CREATE TABLE IF NOT EXISTS headroom.decision (
   gid text PRIMARY KEY,
@@ -244,6 +252,9 @@ BEGIN
     EXECUTE format('INSERT INTO headroom.%I (gid, decided, move_id) VALUES ($1, ''rollback'', $2) ON CONFLICT DO NOTHING', keeper)
       USING one.attempt, one.id;
     EXECUTE format('SELECT decided FROM headroom.%I WHERE gid = $1', keeper) INTO STRICT verdict USING one.attempt;
+    IF keeper <> 'decision' THEN
+      EXECUTE format('DROP FOREIGN TABLE headroom.%I', keeper);
+    END IF;
     RETURN NEXT format('%s PREPARED %L;', upper(verdict), one.gid);
   END LOOP;
 END
@@ -256,7 +267,7 @@ REVOKE EXECUTE ON FUNCTION headroom.in_doubt(interval) FROM PUBLIC;
 _GRANTS = """
 GRANT USAGE ON SCHEMA headroom TO PUBLIC;
 GRANT SELECT ON headroom.cluster, headroom.shard, headroom.router, headroom.shard_group, headroom.shard_table,
-  headroom.bucket, headroom.move TO PUBLIC;
+  headroom.bucket, headroom.move, headroom.progress TO PUBLIC;
 """
 
 SQL = _TABLES + _FUNCTIONS + _RESOLVE + _GRANTS

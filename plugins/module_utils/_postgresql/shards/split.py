@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import typing as t
+import uuid
 from dataclasses import dataclass
 
 from .keys import Key, sort_key, successor
@@ -61,10 +62,11 @@ def isolate(group: Group, bucket: Bucket, usage: Usage, tenant: Key, first_numbe
         loads = _tenant_loads(bucket, usage)
         cut = [((tenant,), loads[tenant]), (rest, sum(loads[one] for one in rest))]
         return _numbered(group, bucket, [(Bucket(0, tenants=keys), load) for keys, load in cut], first_number)
-    after = successor(tenant)
-    if after is None:
+    after = successor(group.key_type, tenant)
+    if after is None and not isinstance(tenant, (int, uuid.UUID)):
         raise CannotSplit(f"no key of type {group.key_type} follows directly on another")
-    cuts = [key for key in (tenant, after) if _is_inside(bucket, key)]
+    # the last number of its type has none after it that would be in the way
+    cuts = [key for key in (tenant, after) if key is not None and _is_inside(bucket, key)]
     if not cuts:
         return None
     return _numbered(group, bucket, _ranges(bucket, _inner(bucket, usage), cuts), first_number)

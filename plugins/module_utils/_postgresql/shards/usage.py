@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import typing as t
 from dataclasses import replace
 
@@ -122,11 +123,10 @@ async def _inside(members: Members, shard_map: ShardMap, bucket: BucketId, usage
         )
         rows = await members.rows(shard, query, timeout_s=LONGEST_S, verb="measure")
         tenants = next(one.tenants for one in group.buckets if one.number == bucket[1])
-        loads = {_key(group, row["key"]): row["load"] for row in rows if row["key"] is not None}
+        loads = {key: row["load"] for row in rows for key in _keys(group, [row["key"]])}
         return replace(usage, tenant_loads={**dict.fromkeys(tenants, 0.0), **loads})
     rows = await members.rows(shard, _quantiles(group, key, name, usage.rows), timeout_s=LONGEST_S, verb="measure")
-    keys = [_key(group, one) for one in (rows[0]["keys"] or []) if one is not None]
-    return replace(usage, quantiles=tuple(dict.fromkeys(keys)))
+    return replace(usage, quantiles=tuple(dict.fromkeys(_keys(group, rows[0]["keys"] or []))))
 
 
 def _quantiles(group: Group, key: sql.Identifier, name: sql.Identifier, rows: int) -> sql.Composed:
@@ -140,5 +140,10 @@ def _quantiles(group: Group, key: sql.Identifier, name: sql.Identifier, rows: in
     ).format(sql.SQL(steps), key, collation, name, sql.Literal(percent))
 
 
-def _key(group: Group, text: str) -> Key:
-    return parse_key(group.key_type, text)
+def _keys(group: Group, texts: t.Iterable[str | None]) -> list[Key]:
+    """Return the keys that a map can name; dates before Christ and those that never come are none."""
+    found = []
+    for text in texts:
+        with contextlib.suppress(ValueError):
+            found += [] if text is None else [parse_key(group.key_type, text)]
+    return found

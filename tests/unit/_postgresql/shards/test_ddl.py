@@ -145,6 +145,12 @@ def test_options_of_a_server_change_one_by_one() -> None:
     assert ddl.link_options("headroom_s1", {"host": "a"}, {"host": "a"}) == []
 
 
+def test_what_asked_how_a_switch_was_decided_goes_with_its_server() -> None:
+    first, *_others, last = (text(one) for one in ddl.unlink("headroom_s1"))
+    assert first == 'DROP FOREIGN TABLE IF EXISTS "headroom"."decision_of_s1"'
+    assert last == 'DROP SERVER "headroom_s1"'
+
+
 def test_no_password_is_in_a_statement() -> None:
     made = text(ddl.link("headroom_s1", {"host": "a"}, {"user": "member", "password_required": "false"}, exists=False))
     assert "password '" not in made

@@ -390,6 +390,26 @@ def test_tables_that_differ_between_shards_are_refused() -> None:
     assert "the column more of public.users" in refused(declared, seen)
 
 
+def test_a_router_has_the_columns_of_the_shards() -> None:
+    declared = wanted()
+    seen = world(declared)
+    settle(declared, seen)
+    relation = seen["r1"].relations["public.users"]
+    # it passes rows on, and leaves it to the shards to check them
+    loose = tuple(replace(column, not_null=False) for column in relation.columns)
+    seen["r1"] = replace(
+        seen["r1"], relations={**seen["r1"].relations, "public.users": replace(relation, columns=loose)}
+    )
+    assert plan(declared, seen)[1] == []
+    renamed = (*relation.columns[:-1], replace(relation.columns[-1], name="other"))
+    seen["r1"] = replace(
+        seen["r1"], relations={**seen["r1"].relations, "public.users": replace(relation, columns=renamed)}
+    )
+    said = refused(declared, seen)
+    assert f"the column {relation.columns[-1].name} of public.users is missing on r1" in said
+    assert said.endswith("Make the tables alike.")
+
+
 def test_a_large_table_is_not_rewritten_unasked() -> None:
     declared = wanted(max_rewrite_bytes=1000)
     seen = world(declared)
@@ -571,6 +591,19 @@ def test_leaves_must_be_where_the_map_says() -> None:
     retired = replace(relation, leaves=(*relation.leaves, Leaf("public.accounts_b0_retired", 0, retired=True)))
     fine = {**seen, other: replace(seen[other], relations={"public.accounts": retired})}
     assert plan(declared, fine)[1] == []
+
+
+def test_a_shard_that_can_get_a_bucket_back_leaves_later() -> None:
+    declared = wanted(3, groups=[ACCOUNTS])
+    seen = world(declared)
+    settle(wanted(2, groups=[ACCOUNTS]), seen)
+    settle(declared, seen)
+    move = {"id": "m1", "group_name": "accounts", "bucket": 0, "source": "s3", "target": "s1", "state": "switched"}
+    seen["s1"] = replace(seen["s1"], moves=(move,))
+    del seen["s3"]
+    said = refused(wanted(2, groups=[ACCOUNTS]), seen)
+    assert "bucket accounts/0, which moved from s3 to s1, can still be taken back" in said
+    assert "rebalance with state cleaned and retire_now, or wait" in said
 
 
 def test_groups_do_not_change_while_a_bucket_is_on_its_way() -> None:

@@ -56,7 +56,7 @@ PARAMS = {
     "login_db": "shop",
     **dict.fromkeys(("ssl_mode", "ca_cert", "ssl_cert", "ssl_key")),
 }
-FIGURES = {"connections": 3, "active": 1, "max_connections": 100, "transactions": 9}
+FIGURES = {"connections": 3, "active": 1, "max_connections": 100, "transactions": 9, "retained_wal_bytes": 7}
 
 
 def view(
@@ -231,6 +231,12 @@ def test_no_map_is_said_and_no_failure() -> None:
     result = report(found)
     assert (result["map"], result["epoch"], result["shards"]) == (None, None, [])
     assert result["summary"]["text"] == "There is no map on the members that could be read."
+
+
+def test_wal_that_is_kept_for_moves_is_shown() -> None:
+    result = report(views())
+    assert [one["retained_wal_bytes"] for one in result["members"]] == [7, 7, 7]
+    assert 'member_retained_wal_bytes{cluster="shop",member="s1"} 7' in result["prometheus"]
 
 
 def test_labels_of_prometheus_are_quoted() -> None:

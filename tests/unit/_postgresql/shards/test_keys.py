@@ -68,6 +68,9 @@ def test_a_key_has_the_remainder_that_the_server_gives_it(key_type: str, key: t.
     assert hash_remainder(parsed, 64) == SEEN[key_type][key] % 64
 
 
+LAST = {"smallint": 2**15 - 1, "integer": 2**31 - 1, "bigint": 2**63 - 1}
+
+
 @given(ANY)
 def test_a_key_survives_json(case: tuple[str, t.Any]) -> None:
     key_type, key = case
@@ -78,10 +81,18 @@ def test_a_key_survives_json(case: tuple[str, t.Any]) -> None:
 @given(ANY)
 def test_nothing_lies_between_a_key_and_its_successor(case: tuple[str, t.Any]) -> None:
     key_type, key = case
-    after = successor(key)
+    after = successor(key_type, key)
     if after is not None:
         assert sort_key(key) < sort_key(after)
-    assert (after is None) == (key_type == "text" or key in (datetime.date.max, uuid.UUID(int=2**128 - 1)))
+    assert (after is None) == (
+        key_type == "text" or key in (datetime.date.max, uuid.UUID(int=2**128 - 1), LAST.get(key_type))
+    )
+
+
+@pytest.mark.parametrize(("key_type", "last"), LAST.items())
+def test_the_last_number_has_no_successor(key_type: str, last: int) -> None:
+    assert successor(key_type, last) is None
+    assert successor(key_type, last - 1) == last
 
 
 @pytest.mark.parametrize(
@@ -95,6 +106,7 @@ def test_nothing_lies_between_a_key_and_its_successor(case: tuple[str, t.Any]) -
         ("bigint", None, "64 bits"),
         ("text", 7, "a text"),
         ("text", "a\0b", "NUL"),
+        ("text", "\ud800", "UTF-8"),
         ("uuid", "123", "a UUID"),
         ("date", "yesterday", "YYYY-MM-DD"),
         ("date", datetime.datetime(2026, 1, 1), "YYYY-MM-DD"),

@@ -343,3 +343,49 @@ def test_load_is_a_mix_of_parts_of_totals() -> None:
     assert mixed_load(figures, {"reads": 1.0}) == {("users", 0): 0, ("users", 1): 0}
     with pytest.raises(KeyError, match="cpu_s"):
         mixed_load(figures, {"cpu_s": 1.0})
+
+
+# --- what can still be taken back
+
+
+def test_what_is_fixed_stays_and_the_rest_is_planned_around_it() -> None:
+    shard_map, usage = cluster({"s1": [GB] * 10, "s2": [GB] * 2}, [Shard("s1"), Shard("s2")])
+    fixed = {("users", number): f"m{number}" for number in range(7)}
+    planned = plan(shard_map, usage, Limits(threshold=0.0), fixed=fixed)
+    assert {move.bucket for move in planned.moves} == {("users", 7), ("users", 8), ("users", 9)}
+    assert {share.shard: share.buckets for share in planned.after} == {"s1": 7, "s2": 5}
+    # what is left of the imbalance is for those that hold it back
+    assert next(one.text for one in planned.left_out) == (
+        "Bucket users/0 stays on s1: it came there by move m0 and can still be taken back; end that with state cleaned and retire_now."
+    )
+    assert {one.code for one in planned.left_out} == {"in_grace"}
+
+
+def test_a_shard_that_is_emptied_keeps_what_is_fixed() -> None:
+    shard_map, usage = cluster({"s1": [GB] * 3, "s2": [GB] * 3}, [Shard("s1", state="draining"), Shard("s2")])
+    planned = plan(shard_map, usage, Limits(), fixed={("users", 0): "m0"})
+    assert {move.bucket for move in planned.moves} == {("users", 1), ("users", 2)}
+    assert {share.shard: share.buckets for share in planned.after} == {"s1": 1, "s2": 5}
+    assert [one.code for one in planned.left_out] == ["in_grace"]
+
+
+def test_what_is_fixed_where_it_belongs_is_not_spoken_of() -> None:
+    shard_map, usage = cluster({"s1": [GB] * 3, "s2": [GB] * 3})
+    planned = plan(shard_map, usage, Limits(), fixed={("users", 0): "m0"})
+    assert (planned.moves, planned.left_out) == ((), ())
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 50), st.booleans()), min_size=1, max_size=60))
+def test_what_is_fixed_never_moves_and_nobody_is_overloaded_for_it(found: list[tuple[int, int, bool]]) -> None:
+    held: dict[str, list[int]] = {f"s{number}": [] for number in range(4)}
+    for home, size, _fixed in found:
+        held[f"s{home}"].append(size)
+    shard_map, usage = cluster(held)
+    order = sorted(range(len(found)), key=lambda at: found[at][0])
+    fixed = {("users", number): "m" for number, at in enumerate(order) if found[at][2]}
+    planned = plan(shard_map, usage, Limits(threshold=0.1), fixed=fixed)
+    assert not planned.splits
+    assert not {move.bucket for move in planned.moves} & fixed.keys()
+    before = {share.shard: share.load for share in planned.before}
+    for share in planned.after:
+        assert share.load <= max(share.wanted * 1.1, before[share.shard]) * (1 + 1e-6) + 1e-6

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import typing as t
+import uuid
 
 import pytest
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.model import Bucket, Group, Table, Usage
@@ -136,3 +137,26 @@ def test_who_is_alone_is_not_isolated_again() -> None:
 def test_what_cannot_be_isolated_says_why(strategy: str, bucket: Bucket, key_type: str, said: str) -> None:
     with pytest.raises(CannotSplit, match=said):
         isolate(group(strategy, bucket, key_type), bucket, Usage(100), "acme", 1)
+
+
+@pytest.mark.parametrize(
+    ("key_type", "last", "before"),
+    [("bigint", 2**63 - 1, 2**63 - 2), ("uuid", uuid.UUID(int=2**128 - 1), uuid.UUID(int=2**128 - 2))],
+)
+def test_the_last_key_of_its_type_is_isolated_by_one_cut(key_type: str, last: t.Any, before: t.Any) -> None:
+    bucket = Bucket(0)
+    made = isolate(group("range", bucket, key_type), bucket, Usage(100, quantiles=(before,)), last, 1)
+    assert made is not None
+    assert [(part.lower, part.upper) for part in made.parts] == [(None, last), (last, None)]
+
+
+def test_dates_go_on_after_the_last_one_that_has_a_name() -> None:
+    bucket = Bucket(0)
+    with pytest.raises(CannotSplit, match="follows directly"):
+        isolate(
+            group("range", bucket, "date"),
+            bucket,
+            Usage(100, quantiles=(datetime.date(2026, 1, 1),)),
+            datetime.date.max,
+            1,
+        )

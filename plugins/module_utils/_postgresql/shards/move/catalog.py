@@ -68,6 +68,13 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %(schema)s AND c.relname = %(name)s
 """
 
+# of a label or a column, types that somebody made hash a number that differs between databases; those of names do so too
+_BY_NUMBER_SQL = """
+SELECT t.oid >= 16384 OR t.typelem >= 16384 OR t.typname ~ '^_?(reg|aclitem)' AS is_by_number FROM pg_type t WHERE t.oid = %s::regtype
+"""
+# of these a copy has the number, which stands for something else, or for nothing, in another database
+NUMBERS = ("regclass", "regproc", "regprocedure", "regoper", "regoperator", "regrole", "regnamespace", "aclitem")
+
 Facts = dict[str, t.Any]
 
 
@@ -79,7 +86,7 @@ class Shape:
     columns: tuple[str, ...]
     types: t.Mapping[str, str]
     key: tuple[str, ...]
-    # columns whose type has no hash are compared as text
+    # columns whose type has no hash, or one that counts numbers of a database's own catalogs, are compared as text
     as_text: frozenset[str] = frozenset()
 
     def as_dict(self) -> dict[str, t.Any]:
@@ -152,6 +159,9 @@ async def shape_of(members: Members, shard: str, found: Facts) -> Shape:
     types = {one["name"]: one["type"] for one in columns}
     as_text = set()
     for kind in sorted(set(types.values())):
+        if (await members.row(shard, _BY_NUMBER_SQL, [kind]))["is_by_number"]:
+            as_text |= {name for name, other in types.items() if other == kind}
+            continue
         query = sql.SQL("SELECT hash_record_extended(ROW(NULL::{}), 0)").format(sql.SQL(kind))
         try:
             await members.rows(shard, query)

@@ -23,7 +23,7 @@ from ..keys import Key, parse_key
 from ..members import Lock, Members
 from ..model import BucketId, Group, Placement, ShardMap, Usage, bucket_name
 from ..observed import Observed
-from ..plan import Limits, Plan, Share, imbalance, plan, plan_id
+from ..plan import Limits, Plan, Share, imbalance, moves_s, plan, plan_id
 from ..plan import Move as PlannedMove
 from ..read import observe, require_primaries
 from ..routers import Change, repoint
@@ -33,10 +33,11 @@ from . import preflight
 from .copy import Rate
 from .guard import Guard
 from .journal import Journal
-from .model import BEFORE_SWITCH, OPEN_STATES, Move, move_from, newest
+from .model import BEFORE_SWITCH, OPEN_STATES, REVERSE, Move, move_from, newest
 from .mover import Context, Mover, Settings
 from .options import Options
 from .orphans import Orphan, find_orphans, remove_orphans
+from .stream import Stream
 from .switch import resolve
 from .watch import Watch
 
@@ -79,6 +80,10 @@ class _Run:
     def __init__(self, options: Options, check_mode: bool) -> None:
         self.options = options
         self.check_mode = check_mode or options.state == "planned"
+        # a run that only looks comes after one that only looked at the declaration too
+        self.foretells = check_mode
+        # declared shards that get their map before the run that is foretold
+        self.joining: tuple[str, ...] = ()
         self.guard = Guard(options.max_rate_bytes_s)
         self.busy: list[Move] = []
         self.done: list[dict[str, t.Any]] = []
@@ -130,7 +135,10 @@ class _Run:
         await self._recover(seen)
         if self.options.state == "reverted":
             return await self._revert(seen)
-        await self._retire(await self._look(), due_only=self.options.state != "cleaned" or not self.options.retire_now)
+        seen = await self._look()
+        if self.options.state == "cleaned":
+            await self._check_known()
+        await self._retire(seen, due_only=self.options.state != "cleaned" or not self.options.retire_now)
         if self.options.state == "cleaned":
             return await self._clean()
         return await self._balance(await self._look())
@@ -155,6 +163,8 @@ class _Run:
     async def _look(self) -> _Seen:
         observed, shard_map = await observe(self.members)
         require_primaries(observed)
+        if self.foretells and shard_map is not None:
+            observed = self._without_joining(observed)
         if shard_map is None:
             raise HeadroomError(
                 "Failed to rebalance: no member has a map. Declare one with postgresql_shard_map first.", code="no_map"
@@ -169,6 +179,14 @@ class _Run:
             else:
                 (seen.in_grace if move.state == "switched" else seen.in_flight)[move.bucket_id] = move
         return seen
+
+    def _without_joining(self, observed: Observed) -> Observed:
+        """Leave members without a map to themselves: shards among them count as empty ones."""
+        joining = [name for name, one in observed.items() if one.stored is None]
+        for name in joining:
+            del self.members.members[name]
+        self.joining += tuple(name for name in joining if observed[name].member.role == "shard")
+        return {name: one for name, one in observed.items() if name not in joining}
 
     def _check_members(self, observed: Observed, shard_map: ShardMap) -> None:
         for name, one in observed.items():
@@ -200,6 +218,10 @@ class _Run:
     def _as_given(self, shard_map: ShardMap) -> ShardMap:
         """Return the map with the weights and states of the options, which may be for this run alone."""
         given = {shard.name: shard for shard in self.options.shards}
+        if self.joining:
+            # that of the declaration, in its order
+            known = {shard.name for shard in shard_map.shards} | set(self.joining)
+            return replace(shard_map, shards=tuple(one for one in self.options.shards if one.name in known))
         return replace(shard_map, shards=tuple(given.get(shard.name, shard) for shard in shard_map.shards))
 
     # --- plan
@@ -215,8 +237,8 @@ class _Run:
         limits, closed = self._limits()
         kept = self._kept(seen)
         # what is in its grace has a copy on its former shard, to which nothing may be written yet
-        fixed = {bucket for bucket in seen.in_grace if bucket in seen.map.placements}
-        made = plan(seen.map, seen.usage, limits, kept, isolated)
+        fixed = {bucket: move.id for bucket, move in seen.in_grace.items() if bucket in seen.map.placements}
+        made = plan(seen.map, seen.usage, limits, kept, isolated, fixed)
         left_out = [one.text for one in made.left_out]
         if closed:
             left_out.append(closed)
@@ -238,15 +260,7 @@ class _Run:
             parts = {(split.group, part.number) for split in made.splits for part in split.parts}
             moves = tuple(move for move in made.moves if move.bucket not in parts)
             after = _shares(seen, {move.bucket: move.target for move in moves})
-            made = replace(made, moves=moves, splits=(), after=after)
-        waiting = [move for move in made.moves if move.bucket in fixed]
-        if waiting:
-            left_out += [
-                f"Bucket {bucket_name(move.bucket)} stays on {move.source}: it came there by move {seen.in_grace[move.bucket].id} and can "
-                "still be taken back; end that with state cleaned and retire_now."
-                for move in waiting
-            ]
-            made = replace(made, moves=tuple(move for move in made.moves if move.bucket not in fixed))
+            made = replace(made, moves=moves, splits=(), after=after, estimated_s=moves_s(moves, limits))
         made = await self._affordable(seen, made, left_out)
         return replace(made, id=plan_id(seen.map, options.limits, isolated)), left_out
 
@@ -259,8 +273,12 @@ class _Run:
         """Return the plan without the moves that could not be taken back for want of slots and workers."""
         if not made.moves or not self.options.revert_window_s:
             return made
-        names = sorted({name for move in made.moves for name in (move.source, move.target)})
-        facts = await self.members.each(lambda name: preflight.shard_facts(self.members, name), names)
+        names = {name for move in made.moves for name in (move.source, move.target)}
+        facts = await self.members.each(
+            lambda name: preflight.shard_facts(self.members, name), sorted(names - set(self.joining))
+        )
+        # what is not known yet is looked at by the run itself
+        facts |= dict.fromkeys(names & set(self.joining), preflight.PLENTY)
         pairs = [(move.source, move.target) for move in made.moves]
         count, scarce = preflight.affordable(pairs, facts, self.options.limits.concurrent_moves_per_shard)
         if count in (0, len(made.moves)):
@@ -272,19 +290,21 @@ class _Run:
         )
         moves = made.moves[:count]
         targets = {move.bucket: move.target for move in moves}
-        share = sum(move.size_bytes for move in moves) / (made.size_bytes or 1)
-        return replace(made, moves=moves, after=_shares(seen, targets), estimated_s=made.estimated_s * share)
+        estimated_s = moves_s(moves, self.options.limits)
+        return replace(made, moves=moves, after=_shares(seen, targets), estimated_s=estimated_s)
 
     def _isolated(self, shard_map: ShardMap) -> tuple[tuple[str, Key], ...]:
         groups = {group.name: group for group in shard_map.groups}
-        found = []
+        found: list[tuple[str, Key]] = []
         for index, (name, value) in enumerate(self.options.isolate):
             if name not in groups:
                 raise OptionError(f"isolate[{index}].group", name, f"give one of {', '.join(groups) or 'none'}.")
             try:
-                found.append((name, parse_key(groups[name].key_type, value)))
+                one = (name, parse_key(groups[name].key_type, value))
             except ValueError as error:
                 raise OptionError(f"isolate[{index}].key", value, f"{error}.") from None
+            if one not in found:
+                found.append(one)
         return tuple(found)
 
     def _limits(self) -> tuple[Limits, str]:
@@ -323,28 +343,17 @@ class _Run:
             )
         seen.usage = await measure(self.members, seen.map, self.options.load, self.options.sample_s)
         splits = _given_splits(seen, given, bool(begun), now)
-        moves, left_out = [], []
-        for entry in given["moves"]:
-            bucket = (entry["group"], entry["bucket"])
-            placement = seen.map.placements.get(bucket)
-            if placement is not None and placement.shard == entry["target"] and begun:
-                continue
-            if placement is None or (placement.shard, placement.epoch) != (entry["source"], entry["epoch"]):
-                raise HeadroomError(
-                    f"Failed to carry out plan {given['id']}: bucket {bucket_name(bucket)} is not on {entry['source']} since epoch "
-                    f"{entry['epoch']} any more. Plan again.",
-                    code="plan_drifted",
-                    plan_id=now,
-                )
-            size, load = seen.usage[bucket].size_bytes, seen.usage[bucket].load
-            moves.append(PlannedMove(bucket, entry["source"], entry["target"], size, load, 0.0))
-        _limits, closed = self._limits()
+        limits, closed = self._limits()
+        moves, left_out = _given_moves(seen, given, splits, bool(begun), now, limits), []
         if closed:
             left_out.append(closed)
             moves, splits = [], ()
         before = _shares(seen)
         targets = {move.bucket: move.target for move in moves}
-        return Plan(given["id"], splits, tuple(moves), before, _shares(seen, targets, splits), 0.0, ()), left_out
+        estimated_s = moves_s(moves, limits) + self._split_s(seen, splits)
+        return Plan(
+            given["id"], splits, tuple(moves), before, _shares(seen, targets, splits), estimated_s, ()
+        ), left_out
 
     # --- move
 
@@ -414,6 +423,8 @@ class _Run:
                 continue
             mover = Mover(self.context, move)
             if move.state == "switched":
+                if move.step not in ("retiring", "switched", "routed") and await mover.reverse.readdress():
+                    self.changed = True
                 if move.step == "detached":
                     continue
                 await (mover.retire() if move.step == "retiring" else mover.settle())
@@ -643,6 +654,14 @@ class _Run:
         seen = await self._look()
         return await self._without_plan(seen)
 
+    async def _check_known(self) -> None:
+        """Check that there are or were the moves of the options; those that have ended may be named again."""
+        if self.options.moves:
+            known = {row["id"] for row in await self.journal.rows()}
+            for name in self.options.moves:
+                if name not in known:
+                    raise OptionError("moves", name, "no journal has such a move; postgresql_shard_info shows the ids.")
+
     async def _revert(self, seen: _Seen) -> dict[str, t.Any]:
         seen = await self._look()
         chosen = self._to_revert(seen)
@@ -675,6 +694,10 @@ class _Run:
         last = found[-1].plan_id if found else ""
         return [move for move in reversed(found) if move.plan_id == last]
 
+    def _reverse(self, move: Move) -> Stream:
+        """Return the stream by which a bucket can be taken back."""
+        return Stream(self.members, self.options.access, move, REVERSE)
+
     # --- results
 
     async def _foretell(self, seen: _Seen) -> dict[str, t.Any]:
@@ -686,10 +709,12 @@ class _Run:
             if not (move.state == "switched" and move.step == "detached")
         ]
         self.recovered = would
+        astray = [move for move in seen.in_grace.values() if await self._reverse(move).is_astray()]
         if options.state in ("reverted", "cleaned"):
             if options.state == "reverted":
                 chosen = self._to_revert(seen)
             else:
+                await self._check_known()
                 chosen = [
                     move
                     for move in seen.in_grace.values()
@@ -698,16 +723,25 @@ class _Run:
                 ]
                 self.removed = await find_orphans(self.members, self.journal)
             self.done = [{**_entry(move), "duration_s": None, "error": None} for move in chosen]
-            self.changed = bool(chosen or would or self.removed)
+            self.changed = bool(chosen or would or self.removed or astray)
             return await self._without_plan(seen)
         # a run ends these first
         interrupted, seen.splits = seen.splits, {}
+        due = [move for move in seen.in_grace.values() if move.detail.get("is_over")]
+        seen.in_grace = {bucket: move for bucket, move in seen.in_grace.items() if move not in due}
+        if options.state == "balanced":
+            self.done = [{**_entry(move), "duration_s": None, "error": None} for move in due]
         made, left_out = await (self._plan(seen) if options.plan is None else self._given(seen, options.plan))
         groups = {group.name: group for group in seen.map.groups}
         moves = [
             Move("", groups[one.bucket[0]], one.bucket[1], one.source, one.target, bytes_total=one.size_bytes)
             for one in made.moves
+            # what an interrupted one has made would be in the way
+            if one.bucket not in seen.in_flight and one.target not in self.joining
         ]
+        coming = sorted({one.target for one in made.moves} & set(self.joining))
+        if coming:
+            left_out.append(f"Whether {' and '.join(coming)} can take buckets is looked at once the map is there.")
         if moves:
             sizes = {move.label: move.bytes_total for move in moves}
             await self._preflight(moves, sizes)
@@ -716,7 +750,7 @@ class _Run:
             await self._check_divisions(
                 [one for one in self._divisions(seen, made) if one.bucket_id not in interrupted]
             )
-        self.changed = bool(made.splits or made.moves or would) and options.state != "planned"
+        self.changed = bool(made.splits or made.moves or would or due or astray) and options.state != "planned"
         return self._result(seen, made, left_out, made.after, None, self._split_entries(seen, made.splits))
 
     async def _without_plan(self, seen: _Seen) -> dict[str, t.Any]:
@@ -834,7 +868,7 @@ class _Run:
         return {name for move in self.busy for name in move.shards}
 
     async def _show(self) -> None:
-        rate = Rate()
+        rate, rates = Rate(), dict[str, Rate]()
         while True:
             await asyncio.sleep(PROGRESS_S)
             if not self.busy:
@@ -843,7 +877,8 @@ class _Run:
             speed = rate.at(copied)
             total = max(self.total_bytes, sum(move.bytes_total for move in self.busy))
             left = f", about {(total - copied) / speed:.0f} s left" if speed > 0 and total > copied else ""
-            running = "; ".join(f"{move.label} {move.state} {move.step}".strip() for move in self.busy)
+            rates = {move.id: rates.get(move.id, Rate()) for move in self.busy}
+            running = "; ".join(_standing(move, rates[move.id].at(move.bytes_done)) for move in self.busy)
             line = (
                 f"{format_bytes(copied)} of {format_bytes(total)} copied, {format_bytes(int(speed))}/s{left}: {running}"
             )
@@ -856,6 +891,18 @@ class _Run:
             # who cannot be told goes without
             with contextlib.suppress(OSError), open(self.options.progress_file, "a", encoding="utf-8") as file:
                 file.write(line + "\n")
+
+
+def _standing(move: Move, rate_bytes_s: float) -> str:
+    """Return where a move stands, and how far and how fast its copy is."""
+    text = f"{move.label} {move.state} {move.step}".strip()
+    if (move.state, move.step) != ("copying", "copy"):
+        return text
+    text += (
+        f", {format_bytes(move.bytes_done)} of {format_bytes(move.bytes_total)}, {format_bytes(int(rate_bytes_s))}/s"
+    )
+    left_bytes = move.bytes_total - move.bytes_done
+    return f"{text}, about {left_bytes / rate_bytes_s:.0f} s left" if rate_bytes_s > 0 and left_bytes > 0 else text
 
 
 def _count(number: int, what: str) -> str:
@@ -956,6 +1003,42 @@ def _given_splits(seen: _Seen, given: t.Mapping[str, t.Any], begun: bool, now: s
             )
         found.append(Split(entry["group"], entry["bucket"], parts, (1.0 / len(parts),) * len(parts)))
     return tuple(found)
+
+
+def _given_moves(
+    seen: _Seen, given: t.Mapping[str, t.Any], splits: t.Sequence[Split], begun: bool, now: str, limits: Limits
+) -> list[PlannedMove]:
+    """Return the moves of a plan that was made before, as far as they have not been carried out."""
+    moves = []
+    for index, entry in enumerate(given["moves"]):
+        bucket = (entry["group"], entry["bucket"])
+        placement = seen.map.placements.get(bucket)
+        if placement is not None and placement.shard == entry["target"] and begun:
+            continue
+        if placement is None or (placement.shard, placement.epoch) != (entry["source"], entry["epoch"]):
+            raise HeadroomError(
+                f"Failed to carry out plan {given['id']}: bucket {bucket_name(bucket)} is not on {entry['source']} since epoch "
+                f"{entry['epoch']} any more. Plan again.",
+                code="plan_drifted",
+                plan_id=now,
+            )
+        busy = seen.in_grace.get(bucket)
+        if busy is not None:
+            raise HeadroomError(
+                f"Failed to carry out plan {given['id']}: {busy.what}, {busy.id}, can still be taken back, so bucket "
+                f"{bucket_name(bucket)} cannot move on. End that with state cleaned and retire_now.",
+                code="in_grace",
+            )
+        if any((split.group, split.bucket) == bucket for split in splits):
+            raise OptionError(
+                f"plan.moves[{index}].bucket",
+                bucket_name(bucket),
+                "the plan splits it, so that it is no more; plan again.",
+            )
+        size, load = seen.usage[bucket].size_bytes, seen.usage[bucket].load
+        takes_s = limits.move_overhead_s + size / limits.rate_bytes_s
+        moves.append(PlannedMove(bucket, entry["source"], entry["target"], size, load, takes_s))
+    return moves
 
 
 def _split_map(shard_map: ShardMap, splits: t.Sequence[Split]) -> ShardMap:

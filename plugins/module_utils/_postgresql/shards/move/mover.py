@@ -367,6 +367,13 @@ class Mover(Carrier):
                 if error.code != "behind":
                     raise
             if time.monotonic() > deadline:
+                found = await stream.subscription()
+                if found is not None and not found["is_working"]:
+                    raise self._failed(
+                        f"subscription {stream.name} has no worker on {stream.target}; look at its log, and whether max_worker_processes "
+                        "and max_logical_replication_workers there are enough",
+                        "no_worker",
+                    )
                 raise self._failed("it is written to faster than the target can follow", "behind")
             await asyncio.sleep(min(0.5, time.monotonic() - began))
 
@@ -492,7 +499,8 @@ class Mover(Carrier):
             await stream.drop()
         for leaf in move.leaves:
             await self._drop_forwarder(move.source, leaf, leaf.forwarder)
-        await self._drop_leaves(move.target, move.source)
+        if not await self._belongs_to_target():
+            await self._drop_leaves(move.target, move.source)
         await clear_fence(self.members, move)
         await self._forget()
         move.error = str(error)
@@ -575,6 +583,17 @@ class Mover(Carrier):
         found = await catalog.facts(self.members, shard, leaf.schema, name)
         if found is not None and found["kind"] == "f":
             await self._ddl(shard, sql.SQL("DROP FOREIGN TABLE {}").format(table(leaf.schema, name)))
+
+    async def _belongs_to_target(self) -> bool:
+        """Return whether another move has brought the bucket to the target, so that the leaves there are not of this one."""
+        move = self.move
+        rows = await self.members.rows(
+            move.target, "SELECT shard FROM headroom.bucket WHERE group_name = %s AND number = %s", list(move.bucket_id)
+        )
+        if not rows or rows[0]["shard"] != move.target:
+            return False
+        found = [await catalog.facts(self.members, move.target, leaf.schema, leaf.name) for leaf in move.leaves]
+        return all(one is not None and one["parent"] is not None for one in found)
 
     async def _drop_leaves(self, shard: str, owner: str) -> None:
         """Drop the leaves on the shard that does not own the bucket, if that is what it says itself and what they show.

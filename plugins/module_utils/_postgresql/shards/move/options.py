@@ -15,7 +15,7 @@ from ...._common.argspec import ArgumentSpec
 from ...._common.errors import OptionError
 from ...connection import Login
 from ..members import Access, Member, members_spec, parse_access, parse_cluster, parse_members, parse_timeout
-from ..model import Shard
+from ..model import Shard, bucket_name
 from ..options import check, is_whole, shards_from
 from ..plan import Limits
 from ..usage import FIGURES
@@ -130,12 +130,38 @@ _NUMBERS: dict[str, tuple[float, float, str]] = {
 }
 
 
+def _check_moves(moves: t.Sequence[t.Mapping[str, t.Any]], shards: t.Mapping[str, Shard]) -> None:
+    """Check that the moves of a plan, each of the right types, are moves between declared shards, and one for each bucket."""
+    seen: dict[tuple[str, int], int] = {}
+    for index, move in enumerate(moves):
+        at, known = f"plan.moves[{index}]", ", ".join(shards)
+        source, target, bucket = move["source"], move["target"], (move["group"], move["bucket"])
+        check(f"{at}.source", source, source in shards, f"give a declared shard, one of {known}.")
+        check(f"{at}.target", target, target in shards, f"give a declared shard, one of {known}.")
+        check(f"{at}.target", target, target != source, "the bucket is there already; give another shard.")
+        fits = shards[target].takes_share
+        check(
+            f"{at}.target",
+            target,
+            fits,
+            f"it is {shards[target].state} with weight {shards[target].weight:g}; plan again.",
+        )
+        check(
+            f"{at}.bucket",
+            bucket_name(bucket),
+            bucket not in seen,
+            f"plan.moves[{seen.get(bucket)}] moves it; plan again.",
+        )
+        seen[bucket] = index
+
+
 def parse_options(params: t.Mapping[str, t.Any]) -> Options:
     """Check the module's options beyond their types.
 
     :raises OptionError: naming the option, its value and what to give instead.
     """
     members = parse_members(params)
+    shards = shards_from(params["shards"])
     for option, (low, high, unit) in _NUMBERS.items():
         value = params[option]
         if value is not None:
@@ -160,7 +186,10 @@ def parse_options(params: t.Mapping[str, t.Any]) -> Options:
             )
             fits = known and is_whole(move.get("bucket")) and is_whole(move.get("epoch"))
             check(f"plan.moves[{index}]", move, fits, "give what an earlier run returned as plan.")
-        for index, entry in enumerate(plan.get("splits") or []):
+        _check_moves(plan["moves"], {shard.name: shard for shard in shards})
+        splits = plan.get("splits") or []
+        check("plan.splits", splits, isinstance(splits, list), "give what an earlier run returned as plan.")
+        for index, entry in enumerate(splits):
             fits = isinstance(entry, dict) and all(isinstance(entry.get(one), str) for one in ("group", "shard"))
             fits = fits and is_whole(entry.get("bucket")) and is_whole(entry.get("epoch"))
             fits = fits and isinstance(entry.get("parts"), list)
@@ -183,7 +212,7 @@ def parse_options(params: t.Mapping[str, t.Any]) -> Options:
         login=Login.from_params(params),
         cluster=parse_cluster(params),
         timeout_s=parse_timeout(params),
-        shards=shards_from(params["shards"]),
+        shards=shards,
         state=params["state"],
         plan=plan,
         limits=limits,

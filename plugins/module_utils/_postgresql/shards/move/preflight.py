@@ -29,10 +29,17 @@ SELECT json_build_object(
   'senders_free', current_setting('max_wal_senders')::int - (SELECT count(*) FROM pg_stat_replication),
   'workers_free', current_setting('max_logical_replication_workers')::int
     - (SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'logical replication %%worker'),
-  'processes', current_setting('max_worker_processes')::int,
+  'processes_free', current_setting('max_worker_processes')::int
+    -- those of queries come and go; what is no process of the server itself is the worker of replication or of an extension
+    - (SELECT count(*) FROM pg_stat_activity WHERE backend_type NOT IN ('parallel worker', 'client backend', 'walsender', 'walreceiver',
+      'walwriter', 'walsummarizer', 'checkpointer', 'background writer', 'startup', 'archiver', 'logger', 'autovacuum launcher',
+      'autovacuum worker', 'slotsync worker', 'io worker', 'standalone backend')),
   'prepared_free', current_setting('max_prepared_transactions')::int - (SELECT count(*) FROM pg_prepared_xacts),
-  'locale', (SELECT json_build_array(datlocprovider, datcollate, pg_encoding_to_char(encoding)) FROM pg_database
-    WHERE datname = current_database()),
+  'locale', (SELECT json_build_object('provider', d.datlocprovider, 'lc_collate', d.datcollate, 'lc_ctype', d.datctype,
+      -- its name was another one before PostgreSQL 17
+      'locale', coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale'), 'rules', d.daticurules,
+      'encoding', pg_encoding_to_char(d.encoding), 'version', pg_database_collation_actual_version(d.oid)) FROM pg_database d
+    WHERE d.datname = current_database()),
   'roles', (SELECT json_agg(rolname) FROM pg_roles),
   'servers', (SELECT coalesce(json_agg(s.srvname), '[]') FROM pg_foreign_server s),
   'long', (SELECT json_agg(json_build_object('pid', pid, 'name', application_name, 'seconds', age)) FROM (
@@ -47,6 +54,22 @@ _FREE_SQL = """
 CREATE TEMPORARY TABLE headroom_free (line text);
 COPY headroom_free FROM PROGRAM 'stat --file-system --format "%a %S" .'
 """
+
+# names of members are plain ones; what this makes goes with its transaction
+_REACH_SQL = """
+BEGIN;
+CREATE FOREIGN TABLE headroom.reach (one boolean) SERVER "{server}" OPTIONS (schema_name 'headroom', table_name 'cluster');
+SELECT one FROM headroom.reach;
+ROLLBACK;
+"""
+
+# what must be alike for keys and indexes to sort and compare alike, and what to do about it
+_LOCALE = {
+    **dict.fromkeys(
+        ("provider", "lc_collate", "lc_ctype", "locale", "rules", "encoding"), "make a database with the same one"
+    ),
+    "version": "bring the libraries of both servers to the same collation version, and reindex",
+}
 
 
 @dataclass
@@ -67,6 +90,10 @@ class Checked:
 
     all: list[str] = field(default_factory=list)
     moves: dict[str, str] = field(default_factory=dict)
+
+
+# enough for any plan
+PLENTY = dict.fromkeys(("slots_free", "senders_free", "workers_free", "processes_free"), 1 << 30)
 
 
 async def shard_facts(members: Members, shard: str, long_s: float = 60.0) -> dict[str, t.Any]:
@@ -120,6 +147,7 @@ def shard_reasons(
         ("slots_free", "max_replication_slots", slots),
         ("senders_free", "max_wal_senders", slots),
         ("workers_free", "max_logical_replication_workers", workers),
+        ("processes_free", "max_worker_processes", workers),
         ("prepared_free", "max_prepared_transactions", 1),
     ):
         need(facts[key] >= wanted, f"{max(facts[key], 0)} of {option} are free and {wanted} are needed{why}; {remedy}.")
@@ -163,6 +191,7 @@ def affordable(
                 ("slots_free", "max_replication_slots", slots),
                 ("senders_free", "max_wal_senders", slots),
                 ("workers_free", "max_logical_replication_workers", workers),
+                ("processes_free", "max_worker_processes", workers),
             ):
                 if facts[name][key] < wanted:
                     return number, f"{option} of {name}"
@@ -187,7 +216,7 @@ def leaf_reason(
     if target_parent is None or target_parent["kind"] != "p":
         return f"{leaf.table.name} is not a partitioned table on {move.target}; run postgresql_shard_map."
     if there:
-        return f"{move.target} has {', '.join(there)} already; look whose it is and drop it, or run with state cleaned."
+        return f"{move.target} has {', '.join(there)} already; look whose it is and drop it."
     if source["kind"] != "r":
         return f"{name} is partitioned itself; a bucket is one table each."
     if not catalog.primary_key(source):
@@ -206,6 +235,12 @@ def leaf_reason(
         return f"{leaf.table.name} has or is the end of a foreign key; declare foreign keys between the partitions of one bucket instead."
     if source["row_security"]:
         return f"{name} has row-level security, which a copy would not take along; secure {leaf.table.name} alone."
+    numbered = next((one for one in source["columns"] if one["type"].removesuffix("[]") in catalog.NUMBERS), None)
+    if numbered is not None:
+        return (
+            f"column {numbered['name']} of {name} is {numbered['type']}, a number that means something else on {move.target}; "
+            "make it text."
+        )
     ours, theirs = catalog.columns_of(source), catalog.columns_of(target_parent)
     if ours != theirs:
         differing = sorted({one["name"] for one in ours + theirs if one not in ours or one not in theirs})
@@ -263,15 +298,37 @@ async def check(
             found.moves[move.label] = reason
 
     await asyncio.gather(*map(one, moves))
+    if not found.moves:
+        found.all += await _unreached(members, moves)
     return found
+
+
+async def _unreached(members: Members, moves: t.Sequence[Move]) -> list[str]:
+    """Return which shards cannot log in to which as they will have to: with rows both ways, and with statements that come late."""
+    pairs = sorted({pair for move in moves for pair in ((move.source, move.target), (move.target, move.source))})
+    reasons = []
+    for shard, other in pairs:
+        try:
+            await members.rows(shard, _REACH_SQL.format(server=f"{PREFIX}{other}"), purpose="reach", verb="log in from")
+        except MemberError as error:
+            reasons.append(
+                f"{shard} cannot log in to {other} as the members do: {error} Look at pg_hba.conf of {other}, at the password file of "
+                f"{shard}, and at what is between them."
+            )
+        finally:
+            # it takes the table and the connection to the other one with it
+            await members.close(shard, "reach")
+    return reasons
 
 
 def _pair_reason(move: Move, facts: t.Mapping[str, t.Mapping[str, t.Any]]) -> str | None:
     source, target = facts[move.source], facts[move.target]
     if source["version"] // 10000 != target["version"] // 10000:
         return f"{move.source} runs PostgreSQL {source['version'] // 10000} and {move.target} {target['version'] // 10000}; upgrade one."
-    if source["locale"] != target["locale"]:
-        return f"the collations or encodings of {move.source} and {move.target} differ; make a database with the same ones."
+    ours, theirs = source["locale"], target["locale"]
+    for what, remedy in _LOCALE.items():
+        if ours[what] != theirs[what]:
+            return f"the {what} of the databases of {move.source} and {move.target} is {ours[what]} and {theirs[what]}; {remedy}."
     for shard, other in ((move.source, move.target), (move.target, move.source)):
         if f"{PREFIX}{other}" not in facts[shard]["servers"]:
             return f"{shard} has no server {PREFIX}{other}; run postgresql_shard_map."

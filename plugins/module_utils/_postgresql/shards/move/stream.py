@@ -26,7 +26,8 @@ SELECT active_pid, wal_status, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn
 FROM pg_replication_slots WHERE slot_name = %s AND database = current_database()
 """
 _SUBSCRIPTION_SQL = """
-SELECT s.subenabled AS enabled, s.subslotname AS slot, coalesce(t.apply_error_count, 0) AS errors
+SELECT s.subenabled AS enabled, s.subslotname AS slot, s.subconninfo AS conninfo, coalesce(t.apply_error_count, 0) AS errors,
+  EXISTS (SELECT FROM pg_stat_subscription w WHERE w.subid = s.oid AND w.pid IS NOT NULL) AS is_working
 FROM pg_subscription s LEFT JOIN pg_stat_subscription_stats t ON t.subid = s.oid
 WHERE s.subname = %s AND s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
@@ -95,15 +96,35 @@ class Stream:
                 " enabled = true, origin = {}, binary = true, streaming = on)"
             ).format(
                 sql.Identifier(self.name),
-                sql.Literal(self.access.conninfo(self.members.members[self.source])),
+                sql.Literal(self._conninfo()),
                 sql.Identifier(self.move.names.publication(self.way)),
                 sql.Literal(self.name),
                 # what came forward must not come back
                 sql.SQL("any" if self.way == FORWARD else "none"),
             )
             await self._rows(self.target, query, timeout_s=max(30.0, self.members.timeout_s))
-        elif not found["enabled"]:
+            return
+        await self.readdress()
+        if not found["enabled"]:
             await self._rows(self.target, sql.SQL("ALTER SUBSCRIPTION {} ENABLE").format(sql.Identifier(self.name)))
+
+    async def is_astray(self) -> bool:
+        """Return whether the subscription logs in to where its source was once."""
+        found = await self.subscription()
+        return found is not None and found["conninfo"] != self._conninfo()
+
+    async def readdress(self) -> bool:
+        """Let the subscription, if it is there, log in to where its source is now, and return whether that is somewhere else."""
+        from psycopg import sql
+
+        if not await self.is_astray():
+            return False
+        query = sql.SQL("ALTER SUBSCRIPTION {} CONNECTION {}")
+        await self._rows(self.target, query.format(sql.Identifier(self.name), sql.Literal(self._conninfo())))
+        return True
+
+    def _conninfo(self) -> str:
+        return self.access.conninfo(self.members.members[self.source])
 
     async def subscription(self) -> dict[str, t.Any] | None:
         """Return the subscription as it is, or None."""

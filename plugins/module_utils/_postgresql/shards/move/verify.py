@@ -76,6 +76,13 @@ def sums_query(leaf: Leaf, shape: Shape, chunks: int) -> sql.Composed:
     )
 
 
+def escaped(part: sql.Composable) -> sql.SQL:
+    """Return a part of a statement with parameters in which a percent sign, as names may have, is none of them."""
+    from psycopg import sql
+
+    return sql.SQL(part.as_string(None).replace("%", "%%"))
+
+
 def keys_query(leaf: Leaf, shape: Shape, chunks: int) -> sql.Composed:
     """Return what lists the rows of some chunks."""
     from psycopg import sql
@@ -83,10 +90,10 @@ def keys_query(leaf: Leaf, shape: Shape, chunks: int) -> sql.Composed:
     return sql.SQL(
         "SELECT ARRAY[{}] AS key, {} AS hash FROM ONLY {} WHERE {} & {} = ANY (%s::bigint[]) LIMIT {}"
     ).format(
-        sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in shape.key),
-        hash_of(shape, shape.columns),
-        table(leaf.schema, leaf.name),
-        hash_of(shape, shape.key),
+        escaped(sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in shape.key)),
+        escaped(hash_of(shape, shape.columns)),
+        escaped(table(leaf.schema, leaf.name)),
+        escaped(hash_of(shape, shape.key)),
         sql.Literal(chunks - 1),
         sql.Literal(64 * MAX_SUSPECTS),
     )
@@ -104,13 +111,16 @@ def rows_query(leaf: Leaf, shape: Shape) -> sql.Composed:
         )
     )
     return sql.SQL("SELECT ARRAY[{}] AS key, {} AS hash FROM unnest({}) AS k ({}) JOIN ONLY {} r ON {}").format(
-        sql.SQL(", ").join(sql.SQL("r.{}::text").format(sql.Identifier(one)) for one in shape.key),
-        hashed,
+        escaped(sql.SQL(", ").join(sql.SQL("r.{}::text").format(sql.Identifier(one)) for one in shape.key)),
+        escaped(hashed),
         sql.SQL(", ").join(sql.SQL("%s::text[]") for _one in shape.key),
-        sql.SQL(", ").join(sql.Identifier(one) for one in shape.key),
-        name,
-        sql.SQL(" AND ").join(
-            sql.SQL("r.{0} = k.{0}::{1}").format(sql.Identifier(one), sql.SQL(shape.types[one])) for one in shape.key
+        escaped(sql.SQL(", ").join(sql.Identifier(one) for one in shape.key)),
+        escaped(name),
+        escaped(
+            sql.SQL(" AND ").join(
+                sql.SQL("r.{0} = k.{0}::{1}").format(sql.Identifier(one), sql.SQL(shape.types[one]))
+                for one in shape.key
+            )
         ),
     )
 

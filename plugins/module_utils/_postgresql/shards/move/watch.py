@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import types
 import typing as t
 from dataclasses import dataclass
@@ -22,9 +23,16 @@ LOOK_S = 1.0
 # the disk is looked at less often, since it takes a process
 DISK_EVERY = 10
 
+# standbys are told apart by their slots, and those without one by their names and addresses; a base backup is none
 _LOAD_SQL = r"""
-SELECT (SELECT coalesce(max(extract(epoch FROM replay_lag)), 0)::float8 FROM pg_stat_replication
-    WHERE application_name NOT LIKE 'headroom\_%%' AND state = 'streaming') AS lag_s,
+SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint AS written,
+  (SELECT coalesce(json_agg(json_build_object('name', coalesce(s.slot_name, r.application_name || ' at ' ||
+      coalesce(host(r.client_addr), 'a socket')), 'lag_s', coalesce(extract(epoch FROM r.replay_lag), 0)::float8,
+      'replayed', coalesce(pg_wal_lsn_diff(r.replay_lsn, '0/0'), 0)::bigint)), '[]')
+    FROM pg_stat_replication r LEFT JOIN pg_replication_slots s ON s.active_pid = r.pid
+    WHERE coalesce(s.slot_type, 'physical') = 'physical' AND r.state IN ('streaming', 'catchup')) AS standbys,
+  (SELECT coalesce(json_agg(slot_name), '[]') FROM pg_replication_slots
+    WHERE slot_type = 'physical' AND NOT active AND NOT temporary AND restart_lsn IS NOT NULL) AS idle_slots,
   (SELECT coalesce(max(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)), 0)::bigint FROM pg_replication_slots
     WHERE slot_name LIKE 'headroom\_%%' AND database = current_database()) AS retained_bytes,
   (SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND backend_type = 'client backend'
@@ -44,6 +52,43 @@ class Bounds:
     patience_s: float = 3600.0
 
 
+class Standbys:
+    """How far the standbys of one shard are behind, by looks at both ends.
+
+    What a server says of the lag is that of the last answer: a standby that is frozen is told to be as near as it was, and one that
+    is gone is not told of at all.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing known."""
+        self._known: set[str] = set()
+        # when the server had written how far, the oldest first
+        self._written: list[tuple[float, int]] = []
+
+    def reason(self, row: t.Mapping[str, t.Any], most_s: float, now: float) -> str:
+        """Return why the moves must stand still, if so.
+
+        :param row: what was seen, as of :data:`_LOAD_SQL`.
+        :param now: the time of it, of a clock that never goes back.
+        """
+        self._written.append((now, row["written"]))
+        there = {one["name"] for one in row["standbys"]}
+        self._known |= there
+        gone = sorted((self._known | set(row["idle_slots"])) - there)
+        if gone:
+            return f"standby {gone[0]} is gone, so that nobody knows how far it is behind"
+        lags = [max(one["lag_s"], self._behind_s(one["replayed"], now)) for one in row["standbys"]]
+        # what all of them have need not be remembered
+        least = min((one["replayed"] for one in row["standbys"]), default=row["written"])
+        self._written = [(at, written) for at, written in self._written if written > least]
+        lag_s = max(lags, default=0.0)
+        return f"a replica is {lag_s:.1f} s behind, more than {most_s:g} s" if lag_s > most_s else ""
+
+    def _behind_s(self, replayed: int, now: float) -> float:
+        """Return how long ago the server was seen to have written more than a standby has replayed by now."""
+        return now - next((at for at, written in self._written if written > replayed), now)
+
+
 class Watch:
     """Looks at the shards beside the moves, for as long as a block runs."""
 
@@ -55,6 +100,7 @@ class Watch:
         self.busy = busy
         self._looks = 0
         self._free: dict[str, int | None] = {}
+        self._standbys: dict[str, Standbys] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Watch:
@@ -113,8 +159,11 @@ class Watch:
                     member=shard,
                 )
             )
-        if bounds.max_replica_lag_s and row["lag_s"] > bounds.max_replica_lag_s:
-            return f"a replica is {row['lag_s']:.1f} s behind, more than {bounds.max_replica_lag_s:g} s"
+        if bounds.max_replica_lag_s:
+            standbys = self._standbys.setdefault(shard, Standbys())
+            reason = standbys.reason(row, bounds.max_replica_lag_s, time.monotonic())
+            if reason:
+                return reason
         if bounds.max_active and row["active"] > bounds.max_active:
             return f"{row['active']} sessions are active, more than {bounds.max_active}"
         if bounds.min_free_bytes:

@@ -32,10 +32,12 @@ from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.catalog import Shape
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.converge import (
     _fate,
+    _given_moves,
     _given_splits,
     _Seen,
     _split_map,
     _splits,
+    _standing,
 )
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.model import Leaf, Move
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.observed import (
@@ -49,7 +51,7 @@ from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.
     merge,
 )
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.options import MAX_TABLE_NAME
-from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.plan import Plan
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.plan import Limits, Plan
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.read import stored_from
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.split import Split, isolate, split
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.stored import stored_map
@@ -411,3 +413,33 @@ def test_a_plan_waits_for_the_end_of_a_grace() -> None:
     busy = {("users", 1): Move("m7", RANGE, 1, "a", "b")}
     with pytest.raises(HeadroomError, match="End that with state cleaned"):
         _given_splits(seen_of(map_of(RANGE), in_grace=busy), GIVEN, False, "p1")
+
+
+MOVES = {"id": "p1", "moves": [{"group": "users", "bucket": 1, "source": "b", "target": "a", "epoch": 1}]}
+USAGE = {("users", number): Usage(100_000_000, load=1.0) for number in range(3)}
+
+
+def test_a_plan_that_is_given_says_how_long_it_takes() -> None:
+    seen = seen_of(map_of(RANGE), usage=USAGE)
+    (made,) = _given_moves(seen, MOVES, (), False, "p1", Limits(rate_bytes_s=50e6))
+    assert (made.bucket, made.source, made.target) == (("users", 1), "b", "a")
+    assert made.estimated_s > 2
+
+
+def test_a_plan_does_not_move_what_can_still_be_taken_back() -> None:
+    seen = seen_of(map_of(RANGE), usage=USAGE, in_grace={("users", 1): Move("m7", RANGE, 1, "a", "b")})
+    with pytest.raises(HeadroomError, match="move users/1 from a to b, m7, can still be taken back"):
+        _given_moves(seen, MOVES, (), False, "p1", Limits())
+
+
+def test_a_plan_does_not_move_what_it_splits() -> None:
+    with pytest.raises(OptionError, match=r"plan.moves\[0\].bucket' has the value 'users/1': the plan splits it"):
+        _given_moves(seen_of(map_of(RANGE), usage=USAGE), MOVES, (SPLIT,), False, "p1", Limits())
+
+
+def test_a_move_shows_how_far_and_how_fast_it_is() -> None:
+    copying = Move("m1", RANGE, 1, "a", "b", state="copying", step="copy", bytes_done=1 << 20, bytes_total=5 << 20)
+    assert (
+        _standing(copying, 1 << 20) == "users/1 from a to b copying copy, 1.0 MiB of 5.0 MiB, 1.0 MiB/s, about 4 s left"
+    )
+    assert _standing(replace(copying, step="copied"), 0.0) == "users/1 from a to b copying copied"

@@ -17,6 +17,7 @@ from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.
 
 SPEC = rebalance_spec().merge(connection_spec()).options
 SPLIT = {"group": "users", "bucket": 7, "shard": "a", "epoch": 1, "parts": []}
+TARGET = {"name": "b", "host": "h2"}
 MOVE = {"group": "users", "bucket": 7, "source": "a", "target": "b", "bytes": 5, "epoch": 1}
 
 
@@ -54,7 +55,19 @@ def test_estimate_goes_by_the_rate_that_is_allowed() -> None:
         ({"load": {"reads": 0}}, "load"),
         ({"plan": {"moves": []}}, "plan"),
         ({"plan": {"id": "x", "moves": [{**MOVE, "epoch": "1"}]}}, r"plan.moves\[0\]"),
+        ({"plan": {"id": "x", "moves": [MOVE, MOVE]}}, r"plan.moves\[1\].bucket.*'users/7': plan.moves\[0\] moves it"),
+        ({"plan": {"id": "x", "moves": [{**MOVE, "target": "c"}]}}, r"plan.moves\[0\].target.*one of a, b"),
+        ({"plan": {"id": "x", "moves": [{**MOVE, "source": "c"}]}}, r"plan.moves\[0\].source"),
+        ({"plan": {"id": "x", "moves": [{**MOVE, "target": "a"}]}}, r"plan.moves\[0\].target.*there already"),
+        (
+            {
+                "plan": {"id": "x", "moves": [MOVE]},
+                "shards": [{"name": "a", "host": "h1"}, {**TARGET, "state": "draining"}],
+            },
+            r"plan.moves\[0\].target.*it is draining",
+        ),
         ({"plan": {"id": "x", "moves": [MOVE]}, "state": "planned"}, "state"),
+        ({"plan": {"id": "x", "moves": [], "splits": 5}}, "plan.splits"),
         ({"plan": {"id": "x", "moves": [], "splits": [{**SPLIT, "parts": 3}]}}, r"plan.splits\[0\]"),
         ({"plan": {"id": "x", "moves": [], "splits": [{**SPLIT, "shard": None}]}}, r"plan.splits\[0\]"),
         ({"shards": [{"name": "a", "host": "h1"}, {"name": "a", "host": "h2"}]}, "name"),

@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import typing as t
 
 import pytest
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.members import MemberError
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.model import Bucket, Group, Table
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.model import Move
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.preflight import (
     Needs,
+    _pair_reason,
+    _unreached,
     affordable,
     leaf_reason,
     shard_reasons,
@@ -26,6 +30,7 @@ GOOD = {
     "slots_free": 5,
     "senders_free": 5,
     "workers_free": 4,
+    "processes_free": 9,
     "prepared_free": 5,
     "long": None,
     "stale_prepared": None,
@@ -67,6 +72,7 @@ def test_a_good_shard_has_no_reason() -> None:
         ({"slots_free": 1}, "max_replication_slots"),
         ({"senders_free": -1}, "0 of max_wal_senders"),
         ({"workers_free": 0}, "max_logical_replication_workers"),
+        ({"processes_free": 1}, "1 of max_worker_processes are free and 2 are needed"),
         ({"prepared_free": 0}, "max_prepared_transactions"),
         (
             {"long": [{"pid": 7, "name": "", "seconds": 900}]},
@@ -91,13 +97,15 @@ def test_what_can_be_taken_back_keeps_slots_and_workers() -> None:
 
 
 def test_as_many_moves_as_can_be_taken_back() -> None:
-    facts = {name: {"slots_free": 5, "senders_free": 9, "workers_free": 9} for name in "abc"}
+    facts = {name: {"slots_free": 5, "senders_free": 9, "workers_free": 9, "processes_free": 9} for name in "abc"}
     moves = [("a", "c"), ("b", "c")] * 5
     # the target's slots: it gives nothing away itself
     assert affordable(moves, facts, 1) == (5, "max_replication_slots of c")
     facts["a"]["workers_free"] = 1
     assert affordable(moves, facts, 1) == (2, "max_logical_replication_workers of a")
     assert affordable(moves[:2], facts, 1) == (2, "")
+    facts["b"]["processes_free"] = 0
+    assert affordable(moves, facts, 1) == (1, "max_worker_processes of b")
 
 
 def test_disk_must_have_room_for_what_comes() -> None:
@@ -122,6 +130,7 @@ def test_a_good_leaf_has_no_reason() -> None:
         ({"persistence": "u"}, {}, "SET LOGGED"),
         ({"row_security": True}, {}, "row-level security"),
         ({"kind": "p"}, {}, "is partitioned itself"),
+        ({"columns": [{**COLUMN, "type": "regclass[]"}]}, {}, "column user_id of public.orders_b7 is regclass[]"),
         ({"foreign_keys": [{"inherited": True}]}, {}, "foreign key"),
         ({"indexes": [{**INDEX, "valid": False}]}, {}, "is not valid"),
         ({}, {"default_partition": True}, "default partition"),
@@ -140,3 +149,72 @@ def test_tables_that_are_in_the_way_are_named() -> None:
     reason = leaf_reason(MOVE, MOVE.leaves[0], LEAF, PARENT, PARENT, ["public.orders_b7"])
     assert reason is not None
     assert "b has public.orders_b7 already" in reason
+
+
+LOCALE = {
+    "provider": "i",
+    "lc_collate": "C.UTF-8",
+    "lc_ctype": "C.UTF-8",
+    "locale": "de",
+    "rules": None,
+    "encoding": "UTF8",
+    "version": "153.120",
+}
+
+
+def test_shards_that_sort_alike_can_exchange_rows() -> None:
+    facts = {name: {"version": 170004, "locale": LOCALE, "servers": ["headroom_a", "headroom_b"]} for name in "ab"}
+    assert _pair_reason(MOVE, facts) is None
+
+
+@pytest.mark.parametrize(
+    ("what", "other", "remedy"),
+    [
+        ("locale", "sv", "make a database"),
+        ("lc_ctype", "C", "make a database"),
+        ("rules", "&a < b", "make a database"),
+        ("encoding", "LATIN1", "make a database"),
+        ("version", "153.14", "collation version, and reindex"),
+    ],
+)
+def test_shards_that_would_sort_differently_are_named(what: str, other: str, remedy: str) -> None:
+    facts = {
+        name: {"version": 170004, "locale": locale, "servers": ["headroom_a", "headroom_b"]}
+        for name, locale in (("a", LOCALE), ("b", {**LOCALE, what: other}))
+    }
+    reason = _pair_reason(MOVE, facts)
+    assert reason is not None
+    assert reason.startswith(f"the {what} of the databases of a and b is {LOCALE[what]} and {other}; ")
+    assert remedy in reason
+
+
+class Doors:
+    """Members of which some do not let others in."""
+
+    def __init__(self, *closed: tuple[str, str]) -> None:
+        self.closed = closed
+        self.tried: list[str] = []
+        self.left: list[tuple[str, str]] = []
+
+    async def rows(self, shard: str, query: str, *, purpose: str, verb: str) -> list[t.Any]:
+        self.tried.append(shard)
+        for closed, other in self.closed:
+            if closed == shard and f'SERVER "headroom_{other}"' in query:
+                raise MemberError(f"Failed to {verb} {shard} on h:5432: no entry.", code="access_denied", member=shard)
+        return []
+
+    async def close(self, shard: str, purpose: str) -> None:
+        self.left.append((shard, purpose))
+
+
+def test_shards_must_reach_each_other_both_ways() -> None:
+    moves = [MOVE, Move("m2", GROUP, 8, "a", "b")]
+    assert asyncio.run(_unreached(t.cast("t.Any", Doors()), moves)) == []
+
+    doors = Doors(("b", "a"))
+    (reason,) = asyncio.run(_unreached(t.cast("t.Any", doors), moves))
+    assert reason.startswith(
+        "b cannot log in to a as the members do: Failed to log in from b on h:5432: no entry. Look at"
+    )
+    assert doors.tried == ["a", "b"]
+    assert doors.left == [("a", "reach"), ("b", "reach")]

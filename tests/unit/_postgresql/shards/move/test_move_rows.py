@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import typing as t
 
 import pytest
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.members import MemberError
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.model import Bucket, Group, Table
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move import catalog, verify
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.catalog import Shape
@@ -18,6 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 pytest.importorskip("psycopg")
+
+from psycopg._queries import PostgresQuery  # noqa: E402
+from psycopg.adapt import Transformer  # noqa: E402
 
 LEAF = Leaf(Table("public.orders", "user_id"), 7)
 SHAPE = Shape(
@@ -86,6 +91,15 @@ def text(composed: t.Any) -> str:
     return composed.as_string(None)
 
 
+def test_a_percent_sign_of_a_name_is_no_parameter() -> None:
+    shape = Shape(("50%", "id"), {"50%": "text", "id": "bigint"}, ("50%", "id"))
+    for query, count in ((verify.rows_query(LEAF, shape), 2), (verify.keys_query(LEAF, shape, 64), 1)):
+        found = PostgresQuery(Transformer())
+        found.convert(text(query), [["x"]] * count)
+        assert b'"50%"' in found.query
+        assert len(found.params or ()) == count
+
+
 @given(st.floats(0, 1e10))
 def test_chunks_are_a_power_of_two_within_bounds(rows: float) -> None:
     chunks = verify.chunks_for(rows)
@@ -102,6 +116,27 @@ def test_types_without_a_hash_are_compared_as_text() -> None:
         text(verify.hash_of(SHAPE, SHAPE.columns))
         == 'hash_record_extended(ROW("amount", "doc"::text, "id", "user_id"), 0)'
     )
+
+
+class Types:
+    """Members that know which types hash a number of their own catalogs, and which have no hash."""
+
+    def __init__(self, by_number: str, without: str) -> None:
+        self.by_number, self.without = by_number, without
+
+    async def row(self, shard: str, query: str, params: list[str]) -> dict[str, t.Any]:
+        return {"is_by_number": params[0] == self.by_number}
+
+    async def rows(self, shard: str, query: t.Any) -> list[t.Any]:
+        if f"NULL::{self.without}" in text(query):
+            raise MemberError("Failed to query a.", code="statement_failed", member="a", sqlstate="42883")
+        return []
+
+
+def test_types_of_a_database_of_its_own_are_compared_as_text() -> None:
+    found = facts(columns=[column("user_id"), column("id"), column("mood", "public.mood"), column("page", "xml")])
+    shape = asyncio.run(catalog.shape_of(t.cast("t.Any", Types("public.mood", "xml")), "a", found))
+    assert shape.as_text == {"mood", "page"}
 
 
 def test_rows_are_looked_up_by_the_whole_key() -> None:
