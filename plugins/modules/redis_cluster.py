@@ -24,8 +24,8 @@ description:
   - New primaries get no slots from it; M(headroom.scale.redis_cluster_rebalance) gives them their share.
   - Slots that were left open are closed or carried on first. A slot without an owner goes to the node that alone has keys of
     it. Where the data does not decide, the module stops and shows both.
-  - A node with keys that is in no cluster is refused, as are two clusters with slots, and nodes of another engine or major
-    version than the cluster.
+  - A node with keys that is in no cluster is refused, as are two clusters with slots, a node that belongs to another cluster,
+    and nodes of another engine or major version than the cluster.
 attributes:
   check_mode:
     support: full

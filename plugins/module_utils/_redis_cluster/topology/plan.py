@@ -73,7 +73,7 @@ def plan(
     What owns slots stays a primary, and a replica stays where it is as long as its place is good: a failover is no drift.
     """
     nodes = {node.name: node for node in wanted}
-    errors = [*_foreign(seen), *_versions(seen), *_split(seen)]
+    errors = [*_foreign(seen), *_versions(seen), *_split(seen), *_elsewhere(seen)]
     least = 3 * (replicas_per_primary + 1)
     if len(wanted) < least:
         errors.append(
@@ -146,16 +146,49 @@ def _split(seen: t.Mapping[str, Seen]) -> list[str]:
     return [f"The nodes belong to different clusters that both own slots: {shown}. List the nodes of one of them."]
 
 
-def _meet(seen: t.Mapping[str, Seen]) -> list[Step]:
+def _elsewhere(seen: t.Mapping[str, Seen]) -> list[str]:
+    """Refuse a node whose own cluster would come along with it: its owners of slots are nobody's that the cluster knows."""
+    anchor = _anchor(seen)
+    known = {one.me.id for one in seen.values()} | set(seen[anchor].view.members if seen[anchor].view else ())
+    errors = []
+    for name, one in sorted(seen.items()):
+        if name == anchor or one.view is None or _introduced(seen, anchor, name):
+            continue
+        owners = sorted(
+            member.address
+            for member in one.view.members.values()
+            if member.id not in known and (member.slots or member.id == one.me.primary_id)
+        )
+        if owners:
+            errors.append(
+                f"Node {name} on {one.node.address} belongs to another cluster: it knows {', '.join(owners)}, which "
+                f"{anchor} does not know. Take it out of that cluster with CLUSTER RESET, or list another node."
+            )
+    return errors
+
+
+def _anchor(seen: t.Mapping[str, Seen]) -> str:
+    """Return a node of the biggest group that knows one another, which is the cluster; a tie goes to who owns slots."""
     ids = {one.me.id for one in seen.values()}
-    # the biggest group that knows one another is the cluster; a tie goes to who owns slots
-    anchor = max(sorted(seen), key=lambda name: (len(seen[name].me.slots) > 0, _known(seen[name], ids)))
-    known = set(seen[anchor].view.members if seen[anchor].view else ())
+    return max(sorted(seen), key=lambda name: (len(seen[name].me.slots) > 0, _known(seen[name], ids)))
+
+
+def _introduced(seen: t.Mapping[str, Seen], anchor: str, name: str) -> bool:
+    known, here = seen[anchor].view, seen[name].view
+    return (
+        known is not None
+        and here is not None
+        and seen[name].me.id in known.members
+        and seen[anchor].me.id in here.members
+    )
+
+
+def _meet(seen: t.Mapping[str, Seen]) -> list[Step]:
+    anchor = _anchor(seen)
     return [
         Step("meet", name, f"{anchor} does not know it", primary=None, id=anchor)
-        for name, one in sorted(seen.items())
-        if name != anchor
-        and (one.me.id not in known or seen[anchor].me.id not in (one.view.members if one.view else ()))
+        for name in sorted(seen)
+        if name != anchor and not _introduced(seen, anchor, name)
     ]
 
 
