@@ -213,7 +213,8 @@ def _tree(
     for name in _spread([name for name in free if nodes[name].weight != 0], nodes, primaries, count - len(primaries)):
         primaries.append(name)
     others = [name for name in nodes if name not in primaries]
-    stays = {name: settled[name] for name in others if name in settled}
+    # also those of primaries that have no slots yet: else they would change places in each run
+    stays = {name: now[name] or "" for name in others if now.get(name) in primaries}
     for hosts_differ, zones_differ in ((True, True), (True, False), (False, True), (False, False)):
         if not hosts_differ and not same_host:
             break
