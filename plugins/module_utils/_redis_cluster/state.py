@@ -71,6 +71,23 @@ def require_all(seen: t.Mapping[str, Seen]) -> None:
                 code="standalone",
                 node=one.node.name,
             )
+    _require_distinct(seen)
+
+
+def _require_distinct(seen: t.Mapping[str, Seen]) -> None:
+    """Require that no server is listed twice: under two names it would be its own replica, and its slots would count once."""
+    ids: dict[str, Seen] = {}
+    for one in seen.values():
+        if one.view is None:
+            continue
+        other = ids.setdefault(one.me.id, one)
+        if other is not one:
+            raise HeadroomError(
+                f"Failed to use {other.node.name} on {other.node.address} and {one.node.name} on {one.node.address}: they are the "
+                f"same member of a cluster, {one.me.id}. List each server once in option 'nodes'.",
+                code="same_server",
+                node=one.node.name,
+            )
 
 
 @dataclass(frozen=True)
