@@ -181,11 +181,17 @@ class World:
             server.id = server.call("CLUSTER", "MYID")
 
     def cluster(
-        self, primaries: int = 3, replicas: int = 1, prefix: str = "n", slots: t.Sequence[t.Iterable[int]] = ()
+        self,
+        primaries: int = 3,
+        replicas: int = 1,
+        prefix: str = "n",
+        slots: t.Sequence[t.Iterable[int]] = (),
+        rest: bool = True,
     ) -> None:
         """Start a cluster that works: n1, n2, n3 own the slots in this order, n4, n5, n6 are their replicas.
 
         :param slots: of each primary, where they are not to be equal ranges; what nobody has stays without an owner.
+        :param rest: whether to wait until it works.
         """
         count = primaries * (replicas + 1)
         made = [self._make(f"{prefix}{number}") for number in range(1, count + 1)]
@@ -208,8 +214,8 @@ class World:
             (server.directory / "nodes.conf").write_text(text)
         for server in made:
             server.start()
-        whole = sum(map(len, owned)) == SLOTS
-        self.rest([server.name for server in made], whole)
+        if rest:
+            self.rest([server.name for server in made], works=sum(map(len, owned)) == SLOTS)
 
     def rest(self, names: t.Iterable[str] = (), works: bool = True) -> None:
         """Wait until servers are linked with all that they know, replicas have the data, and, if so wanted, the cluster works."""
@@ -249,6 +255,16 @@ class World:
         self[source].call("CLUSTER", "SETSLOT", slot, "MIGRATING", self[target].id)
         if move:
             self[source].call("MIGRATE", HOST, self[target].port, "", 0, 5000, "KEYS", *move)
+
+    def lose(self, *slots: int) -> None:
+        """Let slots of one owner have none."""
+        (owner,) = self.owner(slots[0])
+        self[owner].call("CLUSTER", "DELSLOTS", *slots)
+        # what it has said before must have arrived
+        time.sleep(0.2)
+        for name in self.servers.keys() - {owner}:
+            self[name].call("CLUSTER", "DELSLOTS", *slots)
+        wait(lambda: not any(server.works for server in self.servers.values()), "the cluster to be down")
 
     def owner(self, slot: int, names: t.Iterable[str] = ()) -> list[str]:
         """Return who says that it owns a slot."""

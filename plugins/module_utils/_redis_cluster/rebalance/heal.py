@@ -45,7 +45,9 @@ def cures(
     found = []
     for slot in sorted({*slots.open, *slots.disputed, *slots.uncovered}):
         held = {name for name, count in holders.get(slot, {}).items() if count}
-        if slot in slots.disputed:
+        if slot in slots.taken:
+            found.append(Cure(slot, "stuck", why=f"{slots.taken[slot]} owns it and was not asked"))
+        elif slot in slots.disputed:
             found.append(_disputed(slot, slots.disputed[slot], held))
         elif slot not in slots.owners:
             found.append(_uncovered(slot, held, (homes or {}).get(slot), complete))

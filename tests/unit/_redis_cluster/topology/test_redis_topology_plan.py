@@ -211,6 +211,20 @@ def test_replicas_of_primaries_without_slots_stay_where_they_are() -> None:
     assert world.plan().steps == ()
 
 
+def test_of_a_cluster_that_was_left_half_formed_only_what_nobody_owns_is_divided() -> None:
+    world = World(3, 1)
+    world.knows = {name: set(world.names) for name in world.names}
+    world.slots["b0"] = set(range(5000, 6000))
+
+    shares = {step.node: len(step.slots) for step in world.plan(0).steps}
+    assert shares == {"a0": 5462, "b0": 4461, "c0": 5461}
+    # with data it is no new cluster: the data decides
+    world.keys["b0"] = 1
+    assert world.plan(0).steps == ()
+    world.keys["b0"], world.slots["a0"], world.slots["c0"] = 0, {1}, {2}
+    assert world.plan(0).steps == ()
+
+
 def test_places_are_left_for_others_where_that_helps_everybody() -> None:
     good = {("x", "p"), ("x", "q"), ("y", "p")}
 
