@@ -236,7 +236,10 @@ def serves(seen: t.Mapping[str, Seen], slot: int) -> bool:
     return owner is not None and seen[owner].info.get("cluster_state") == "ok"
 
 
-def ill(seen: t.Mapping[str, Seen]) -> bool:
-    """Say whether slots are in a state that keeps a cluster down, and that does not pass."""
+def blocked(seen: t.Mapping[str, Seen], slot: int) -> bool:
+    """Say whether a slot is not served for a reason that does not pass: slots without an owner, or with two.
+
+    Two owners of another slot keep no cluster down.
+    """
     slots = slots_of(seen)
-    return bool(slots.uncovered or slots.disputed or stale(seen))
+    return not serves(seen, slot) and bool(slots.uncovered or slot in slots.disputed or stale(seen))

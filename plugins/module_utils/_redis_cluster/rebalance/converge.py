@@ -22,7 +22,7 @@ from ..._common.redis.connection import Login, nodes_spec, parse_nodes
 from ..._common.redis.model import Node, format_slots, key_slot
 from ..lock import Keeper, Lock
 from ..observe import Fleet, settle
-from ..state import Seen, calm, disagreements, ill, require_all, serves, slots_of, stale
+from ..state import Seen, blocked, calm, disagreements, gone, require_all, serves, slots_of, stale
 from . import atomic, heal, measure, mechanism, mend
 from .guard import Limits, Progress
 from .journal import Journal, Record
@@ -247,8 +247,8 @@ class _Run:
         known = {one.me.id for one in seen.values()}
         for one in seen.values():
             for member in one.view.members.values() if one.view else ():
-                # one that has lost its address has nothing that moves, and nobody can list it
-                if member.id in known or ("noaddr" in member.flags and not member.slots):
+                # one that is dead and has no slots has nothing that moves, and nobody can list it
+                if member.id in known or (gone(member) and not member.slots):
                     continue
                 if member.slots or member.primary_id in known:
                     raise HeadroomError(
@@ -260,18 +260,15 @@ class _Run:
         return seen
 
     async def _serve(self, fleet: Fleet, seen: dict[str, Seen]) -> None:
-        """Mend what keeps the slot of the lock from being served: there is no place for the lock before.
-
-        It is safe without: what has no owner, or has two, goes to who has its data, whoever does it, and nobody writes to it.
-        """
+        """Mend what keeps the slot of the lock from being served."""
         slot = key_slot(f"{{{self.options.cluster}}}")
-        if ill(seen) and not serves(seen, slot):
+        if blocked(seen, slot):
             seen = await settle(fleet, PATIENCE_S, lambda now: serves(now, slot))
             require_all(seen)
-        if serves(seen, slot) or not ill(seen):
+        if not blocked(seen, slot):
             return
         cures, _owners = await mend.cures(fleet, seen)
-        first = [cure for cure in cures if cure.action in ("own", "tell")]
+        first = mend.urgent(cures, slot)
         self.healed += first
         self.moved = bool(first or stale(seen))
         await mend.mend(fleet, seen, first, self.options.limits)
@@ -622,7 +619,7 @@ def _way_back(seen: t.Mapping[str, Seen], owners: t.Mapping[int, str], record: R
 
 def _works(seen: t.Mapping[str, Seen]) -> bool:
     """Say whether slots can move: a slot without an owner may be what keeps the cluster down, and is healed first."""
-    return calm(seen) or ill(seen)
+    return calm(seen) or bool(slots_of(seen).uncovered or slots_of(seen).disputed or stale(seen))
 
 
 def _why(seen: t.Mapping[str, Seen]) -> str:

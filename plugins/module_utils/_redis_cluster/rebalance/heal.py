@@ -95,7 +95,7 @@ def _uncovered(slot: int, held: set[str], home: str | None, complete: bool) -> C
 def as_rows(cures_: t.Iterable[Cure]) -> list[dict[str, t.Any]]:
     """Return cures as a module's return value: one row for all slots that need the same."""
     rows: dict[tuple[t.Any, ...], list[int]] = {}
-    for cure in cures_:
+    for cure in sorted(cures_, key=lambda cure: cure.slot):
         rows.setdefault((cure.action, cure.source, cure.target, cure.why), []).append(cure.slot)
     return [
         {"slots": format_slots(slots), "action": action, "source": source, "target": target, "why": why}

@@ -113,6 +113,14 @@ async def mend(fleet: Fleet, seen: t.Mapping[str, Seen], found: t.Sequence[heal.
     await migration.run(carry)
 
 
+def urgent(found: t.Iterable[heal.Cure], slot: int) -> list[heal.Cure]:
+    """Return what must be done before a slot is served; there is no place for a lock before, if it is the lock's.
+
+    It is safe without: what has no owner goes to who has its data, whoever does it, and nobody writes to it in the meantime.
+    """
+    return [cure for cure in found if cure.action == "own" or (cure.action == "tell" and cure.slot == slot)]
+
+
 async def inform(fleet: Fleet, seen: t.Mapping[str, Seen]) -> None:
     """Tell primaries the owners of slots that they import and know no owner of; else the cluster is down for them."""
     owners = slots_of(seen).owners

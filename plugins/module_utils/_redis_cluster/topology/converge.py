@@ -20,7 +20,7 @@ from ..lock import Keeper, Lock
 from ..observe import Fleet, settle
 from ..rebalance import atomic, heal, measure, mechanism, mend
 from ..rebalance.guard import Limits
-from ..state import Seen, calm, gone, ill, require_all, serves, slots_of, stale, strangers, title
+from ..state import Seen, blocked, calm, gone, require_all, serves, slots_of, stale, strangers, title
 from .plan import Outcome, Step, Wanted, drained, plan, takers
 
 ROUNDS = 8
@@ -201,7 +201,7 @@ class _Run:
 
     async def _work(self, fleet: Fleet, seen: t.Mapping[str, Seen]) -> tuple[dict[str, Seen], _Todo]:
         slot = key_slot(f"{{{self.options.cluster}}}")
-        if ill(seen) and not serves(seen, slot):
+        if blocked(seen, slot):
             await self._found(fleet, slot)
         # the lock may lie at a member that is not declared
         _invite(fleet, await self._look(fleet), [slot])
@@ -210,22 +210,17 @@ class _Run:
             return await self._apply(fleet, keeper)
 
     async def _found(self, fleet: Fleet, slot: int) -> None:
-        """Do what it takes that a slot is served. There is no place for a lock before.
-
-        It is safe without: what has no owner, or has two, is given to who has its data, whoever does it, and to who says so
-        already; and nobody writes to it in the meantime.
-        """
-        seen = await self._look(fleet)
-        if slot in slots_of(seen).owners:
+        """Do what it takes that the slot of the lock is served."""
+        if slots_of(await self._look(fleet)).owners:
             await settle(fleet, PATIENCE_S, lambda now: serves(self._asked(now), slot))
         for _turn in range(ROUNDS):
             seen = await self._look(fleet)
-            if serves(seen, slot) or not ill(seen):
+            if not blocked(seen, slot):
                 break
             todo = await self._plan(fleet, seen)
             first = {"meet", "assign"} if slots_of(seen).owners else {"meet", "assign", "detach"}
             steps = [step for step in todo.outcome.steps if step.action in first]
-            cures = [cure for cure in todo.cures if cure.action in ("own", "tell")]
+            cures = mend.urgent(todo.cures, slot)
             if not (steps or cures or stale(seen)):
                 break
             self.healed += cures
@@ -396,7 +391,7 @@ def _invite(fleet: Fleet, seen: t.Mapping[str, Seen], slots: t.Iterable[int]) ->
     taken = slots_of(seen).taken
     new = {taken[slot] for slot in slots if slot in taken} - fleet.nodes.keys()
     for member in strangers(seen).values():
-        if title(member) in new:
+        if title(member) in new and not gone(member):
             fleet.nodes[title(member)] = Node(title(member), member.host, member.port)
     return bool(new)
 
