@@ -23,9 +23,14 @@ description:
     nothing is moved back.
   - New primaries get no slots from it; M(headroom.scale.redis_cluster_rebalance) gives them their share.
   - Slots that were left open are closed or carried on first. A slot without an owner goes to the node that alone has keys of
-    it. Where the data does not decide, the module stops and shows both.
-  - A node with keys that is in no cluster is refused, as are two clusters with slots, and nodes of another engine or major
-    version than the cluster.
+    it. Where the data does not decide, the module stops and shows both. A cluster that was left half formed, with no key in it,
+    divides among its primaries what nobody owns.
+  - Slots of a member that is not listed are left alone unless O(purge) is set. One that is open between it and a listed node is
+    refused, as is a slot without an owner while such a member may have keys of it.
+  - All of this is done under a lock in the cluster. While slots without an owner keep a cluster from serving the lock, they alone are
+    seen to before it, as is what forms a new cluster.
+  - A node with keys that is in no cluster is refused, as are two clusters with slots, a node that belongs to another cluster,
+    and nodes of another engine or major version than the cluster.
 attributes:
   check_mode:
     support: full
@@ -82,7 +87,8 @@ options:
   purge:
     description:
       - Whether members that are not in O(nodes) are taken out. One with slots is emptied before, to the declared primaries.
-      - Without it they stay, and a member that does not answer is forgotten only when a declared node has its address.
+      - Without it they stay, and a member that does not answer is forgotten only when another server has its address.
+      - A member with slots must answer the module as the listed nodes do. Its replicas stay with it until it is empty.
     type: bool
     default: false
     version_added: 0.1.0
@@ -142,8 +148,8 @@ summary:
   type: str
   sample: 11 steps done, 0 slots healed.
 plan:
-  description: The steps, in order.
-  returned: success
+  description: The steps, in order. The last one may be the one that failed.
+  returned: success, and on failure after steps
   type: list
   elements: dict
   contains:
@@ -171,7 +177,7 @@ plan:
       sample: 0-5461
 healed:
   description: Slots that were open or had no owner, with what was done about them (C(slots), C(action), C(source), C(target), C(why)).
-  returned: success
+  returned: success, and on failure after steps
   type: list
   elements: dict
   sample: []

@@ -19,7 +19,8 @@ description:
   - Gives every primary its share of slots, keys, bytes or operations, with the least movement, while clients work.
   - It runs once for the whole cluster, from a host with network access to all nodes. Do not loop it over hosts.
   - Slots that another run left open are closed or carried on first, in the direction that they had. Where the data does not
-    say whose a slot is, the module stops and shows both.
+    say whose a slot is, the module stops and shows both. While slots without an owner keep the cluster from serving its lock,
+    they alone are seen to before the lock is taken.
   - What is to move and what has moved is kept in a journal. A run that was killed at any point is taken up by the next one,
     and O(state=reverted) brings the slots of the last run back.
   - A primary that gives its last slot away turns itself into a replica of the one that took it, unless
@@ -48,7 +49,7 @@ attributes:
 options:
   nodes:
     description:
-      - All nodes of the cluster, replicas too. A member that is not listed is refused.
+      - All nodes of the cluster, replicas too. A member that is not listed is refused, unless it is dead and has no slots.
     type: list
     elements: dict
     required: true

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .._common.errors import HeadroomError
 from .._common.redis.model import SLOTS, Member, Node, View, format_slots
@@ -71,6 +71,23 @@ def require_all(seen: t.Mapping[str, Seen]) -> None:
                 code="standalone",
                 node=one.node.name,
             )
+    _require_distinct(seen)
+
+
+def _require_distinct(seen: t.Mapping[str, Seen]) -> None:
+    """Require that no server is listed twice: under two names it would be its own replica, and its slots would count once."""
+    ids: dict[str, Seen] = {}
+    for one in seen.values():
+        if one.view is None:
+            continue
+        other = ids.setdefault(one.me.id, one)
+        if other is not one:
+            raise HeadroomError(
+                f"Failed to use {other.node.name} on {other.node.address} and {one.node.name} on {one.node.address}: they are the "
+                f"same member of a cluster, {one.me.id}. List each server once in option 'nodes'.",
+                code="same_server",
+                node=one.node.name,
+            )
 
 
 @dataclass(frozen=True)
@@ -82,6 +99,8 @@ class Slots:
     disputed: t.Mapping[int, tuple[str, ...]]
     migrating: t.Mapping[int, t.Mapping[str, str]]
     importing: t.Mapping[int, t.Mapping[str, str]]
+    # slot to the member that has it by the word of others: it was not asked, since it is not declared
+    taken: t.Mapping[int, str] = field(default_factory=dict)
 
     @property
     def open(self) -> list[int]:
@@ -91,7 +110,34 @@ class Slots:
     @property
     def uncovered(self) -> list[int]:
         """Slots that nobody owns, in order."""
-        return [slot for slot in range(SLOTS) if slot not in self.owners and slot not in self.disputed]
+        owned = self.owners.keys() | self.disputed.keys() | self.taken.keys()
+        return [slot for slot in range(SLOTS) if slot not in owned]
+
+
+def strangers(seen: t.Mapping[str, Seen]) -> dict[str, Member]:
+    """Return id to member for those that somebody knows and that were not declared, with all slots that anybody gives them.
+
+    Who is gone for some and there for others counts as there.
+    """
+    ids = {one.me.id for one in seen.values() if one.view is not None}
+    found: dict[str, Member] = {}
+    for one in seen.values():
+        for member in one.view.members.values() if one.view else ():
+            if member.id in ids or "handshake" in member.flags:
+                continue
+            other = found.get(member.id, member)
+            found[member.id] = replace(member if gone(other) else other, slots=other.slots | member.slots)
+    return found
+
+
+def gone(member: Member) -> bool:
+    """Say whether a member does not answer any more, or has lost its address to another one."""
+    return member.failed or "noaddr" in member.flags
+
+
+def title(member: Member) -> str:
+    """Return what people know a member by: its address, or its id when it has none any more."""
+    return member.address if member.host and member.port else member.id
 
 
 def slots_of(seen: t.Mapping[str, Seen]) -> Slots:
@@ -112,11 +158,18 @@ def slots_of(seen: t.Mapping[str, Seen]) -> Slots:
             migrating.setdefault(slot, {})[name] = names.get(other, other)
         for slot, other in one.me.importing.items():
             importing.setdefault(slot, {})[name] = names.get(other, other)
+    taken = {
+        slot: title(member)
+        for member in strangers(seen).values()
+        if not gone(member)
+        for slot in member.slots - owners.keys()
+    }
     return Slots(
         owners={slot: name for slot, name in owners.items() if slot not in disputed} if disputed else owners,
         disputed={slot: tuple(sorted(found)) for slot, found in disputed.items()},
         migrating=migrating,
         importing=importing,
+        taken=taken,
     )
 
 
@@ -142,11 +195,51 @@ def disagreements(seen: t.Mapping[str, Seen]) -> list[str]:
 
 
 def calm(seen: t.Mapping[str, Seen]) -> bool:
-    """Say whether every node answers, holds the cluster for working and agrees with the others."""
+    """Say whether every node answers, holds the cluster for working and agrees with the others.
+
+    A member that is dead and not declared is nothing to wait for: whether it has slots shows in what is uncovered.
+    """
     if any(one.error is not None or one.view is None for one in seen.values()):
         return False
     # a node that was just introduced refuses commands until it has heard enough
     if any(one.info.get("cluster_state") != "ok" for one in seen.values()):
         return False
-    down = any(member.failed for one in seen.values() if one.view for member in one.view.members.values())
+    ids = {one.me.id for one in seen.values()}
+    members = [member for one in seen.values() if one.view for member in one.view.members.values()]
+    down = any(member.failed and member.id in ids for member in members)
     return not down and not slots_of(seen).uncovered and not disagreements(seen)
+
+
+def stale(seen: t.Mapping[str, Seen]) -> dict[str, list[int]]:
+    """Return primary to the slots that it imports and knows the owner of no more: a server takes no news of such slots.
+
+    So it stays, for a primary that died in the middle of a move, until the new owner is told to it.
+    """
+    found: dict[str, list[int]] = {}
+    if not any(one.view and one.me.importing for one in seen.values()):
+        return found
+    owners = slots_of(seen).owners
+    for name, one in seen.items():
+        if one.view is None or not one.me.is_primary:
+            continue
+        for slot in sorted(one.me.importing):
+            owner = owners.get(slot, name)
+            known = one.view.members.get(seen[owner].me.id)
+            if owner != name and (known is None or slot not in known.slots):
+                found.setdefault(name, []).append(slot)
+    return found
+
+
+def serves(seen: t.Mapping[str, Seen], slot: int) -> bool:
+    """Say whether a slot has an owner that holds the cluster for working, and so answers for it."""
+    owner = slots_of(seen).owners.get(slot)
+    return owner is not None and seen[owner].info.get("cluster_state") == "ok"
+
+
+def blocked(seen: t.Mapping[str, Seen], slot: int) -> bool:
+    """Say whether a slot is not served for a reason that does not pass: slots without an owner, or with two.
+
+    Two owners of another slot keep no cluster down.
+    """
+    slots = slots_of(seen)
+    return not serves(seen, slot) and bool(slots.uncovered or slot in slots.disputed or stale(seen))

@@ -19,10 +19,10 @@ from ..._common.argspec import ArgumentSpec
 from ..._common.errors import HeadroomError, OptionError
 from ..._common.redis.client import NodeError
 from ..._common.redis.connection import Login, nodes_spec, parse_nodes
-from ..._common.redis.model import Node, format_slots
+from ..._common.redis.model import Node, format_slots, key_slot
 from ..lock import Keeper, Lock
 from ..observe import Fleet, settle
-from ..state import Seen, calm, disagreements, require_all, slots_of
+from ..state import Seen, blocked, calm, disagreements, gone, require_all, serves, slots_of, stale
 from . import atomic, heal, measure, mechanism, mend
 from .guard import Limits, Progress
 from .journal import Journal, Record
@@ -36,6 +36,8 @@ THRESHOLDS = {"slots": 0.02, "keys": 0.02, "bytes": 0.02, "operations": 0.1}
 LOCK_TTL_S = 30.0
 AGREE_S = 15.0
 RECOVER_S = 30.0
+# what a cluster that is down is given to come back by itself before it is mended
+PATIENCE_S = 3.0
 ROUNDS = 5
 
 
@@ -228,10 +230,16 @@ class _Run:
                 )
             lock = Lock(fleet, self.options.cluster, LOCK_TTL_S)
             keeper = Keeper(lock, self.options.lock_token, self.options.lock_wait_s)
-            async with keeper:
-                result = await self._converge(fleet, keeper)
-                keeper.keep = not result["finished"]
-                return result
+            try:
+                await self._serve(fleet, seen)
+                async with keeper:
+                    result = await self._converge(fleet, keeper)
+                    keeper.keep = not result["finished"]
+                    return result
+            except HeadroomError as error:
+                if error.result.get("changed"):
+                    raise
+                raise self._interrupted(error) from error
 
     async def _look(self, fleet: Fleet) -> dict[str, Seen]:
         seen = await fleet.look()
@@ -239,7 +247,10 @@ class _Run:
         known = {one.me.id for one in seen.values()}
         for one in seen.values():
             for member in one.view.members.values() if one.view else ():
-                if member.id not in known and (member.slots or member.primary_id in known):
+                # one that is dead and has no slots has nothing that moves, and nobody can list it
+                if member.id in known or (gone(member) and not member.slots):
+                    continue
+                if member.slots or member.primary_id in known:
                     raise HeadroomError(
                         f"Failed to rebalance: {member.address} is a member and not in option 'nodes'. "
                         "List it, with weight 0 to empty it.",
@@ -247,6 +258,21 @@ class _Run:
                         address=member.address,
                     )
         return seen
+
+    async def _serve(self, fleet: Fleet, seen: dict[str, Seen]) -> None:
+        """Mend what keeps the slot of the lock from being served."""
+        slot = key_slot(f"{{{self.options.cluster}}}")
+        if blocked(seen, slot):
+            seen = await settle(fleet, PATIENCE_S, lambda now: serves(now, slot))
+            require_all(seen)
+        if not blocked(seen, slot):
+            return
+        cures, _owners = await mend.cures(fleet, seen)
+        first = mend.urgent(cures, slot)
+        self.healed += first
+        self.moved = bool(first or stale(seen))
+        await mend.mend(fleet, seen, first, self.options.limits)
+        await settle(fleet, AGREE_S, lambda now: serves(now, slot))
 
     async def _arriving(self, fleet: Fleet, seen: t.Mapping[str, Seen]) -> dict[int, str]:
         """Return slot to name for what a server's own job is about to bring there."""
@@ -593,7 +619,7 @@ def _way_back(seen: t.Mapping[str, Seen], owners: t.Mapping[int, str], record: R
 
 def _works(seen: t.Mapping[str, Seen]) -> bool:
     """Say whether slots can move: a slot without an owner may be what keeps the cluster down, and is healed first."""
-    return calm(seen) or bool(slots_of(seen).uncovered or slots_of(seen).disputed)
+    return calm(seen) or bool(slots_of(seen).uncovered or slots_of(seen).disputed or stale(seen))
 
 
 def _why(seen: t.Mapping[str, Seen]) -> str:

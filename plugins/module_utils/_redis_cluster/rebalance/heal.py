@@ -45,7 +45,9 @@ def cures(
     found = []
     for slot in sorted({*slots.open, *slots.disputed, *slots.uncovered}):
         held = {name for name, count in holders.get(slot, {}).items() if count}
-        if slot in slots.disputed:
+        if slot in slots.taken:
+            found.append(Cure(slot, "stuck", why=f"{slots.taken[slot]} owns it and was not asked"))
+        elif slot in slots.disputed:
             found.append(_disputed(slot, slots.disputed[slot], held))
         elif slot not in slots.owners:
             found.append(_uncovered(slot, held, (homes or {}).get(slot), complete))
@@ -93,7 +95,7 @@ def _uncovered(slot: int, held: set[str], home: str | None, complete: bool) -> C
 def as_rows(cures_: t.Iterable[Cure]) -> list[dict[str, t.Any]]:
     """Return cures as a module's return value: one row for all slots that need the same."""
     rows: dict[tuple[t.Any, ...], list[int]] = {}
-    for cure in cures_:
+    for cure in sorted(cures_, key=lambda cure: cure.slot):
         rows.setdefault((cure.action, cure.source, cure.target, cure.why), []).append(cure.slot)
     return [
         {"slots": format_slots(slots), "action": action, "source": source, "target": target, "why": why}

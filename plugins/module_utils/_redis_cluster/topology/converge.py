@@ -10,7 +10,7 @@ import asyncio
 import socket
 import typing as t
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..._common.argspec import ArgumentSpec
 from ..._common.errors import HeadroomError, OptionError
@@ -19,14 +19,15 @@ from ..._common.redis.model import SLOTS, Node, format_slots, key_slot, ranges
 from ..lock import Keeper, Lock
 from ..observe import Fleet, settle
 from ..rebalance import atomic, heal, measure, mechanism, mend
-from ..rebalance import plan as slots_plan
 from ..rebalance.guard import Limits
-from ..state import Seen, calm, require_all, slots_of
-from .plan import Outcome, Step, Wanted, plan, strangers
+from ..state import Seen, blocked, calm, gone, require_all, serves, slots_of, stale, strangers, title
+from .plan import Outcome, Step, Wanted, drained, plan, takers
 
 ROUNDS = 8
 AGREE_S = 20.0
 SYNC_S = 120.0
+# what a cluster that is down is given to come back by itself
+PATIENCE_S = 3.0
 LOCK_TTL_S = 30.0
 
 
@@ -103,49 +104,94 @@ def converge(options: Options, check_mode: bool = False) -> dict[str, t.Any]:
     return asyncio.run(_Run(options, check_mode).run())
 
 
+@dataclass(frozen=True)
+class _Todo:
+    """What is to be done, and slot to owner as it will be then."""
+
+    outcome: Outcome
+    cures: list[heal.Cure]
+    owners: dict[int, str]
+
+
 class _Run:
     def __init__(self, options: Options, check_mode: bool) -> None:
         self.options = options
         self.check_mode = check_mode
+        self.names = {node.name for node in options.nodes}
         self.steps: list[Step] = []
         self.healed: list[heal.Cure] = []
 
     async def run(self) -> dict[str, t.Any]:
         async with Fleet(self.options.nodes, self.options.login) as fleet:
-            seen = await fleet.look()
-            require_all(seen)
+            seen = await self._look(fleet)
             before = seen
-            outcome, cures = await self._plan(fleet, seen)
-            if self.check_mode or not (outcome.steps or cures):
-                self.steps, self.healed = list(outcome.steps), cures
-                return self._result(before, seen, outcome)
-            # before there are slots there is no place for a lock, and nothing to lose
-            slot = key_slot(f"{{{self.options.cluster}}}")
-            if slot in slots_of(seen).owners:
-                lock = Lock(fleet, self.options.cluster, LOCK_TTL_S)
-                async with Keeper(lock, uuid.uuid4().hex, self.options.lock_wait_s) as keeper:
-                    seen, outcome = await self._apply(fleet, keeper)
-            else:
-                seen, outcome = await self._apply(fleet, None)
-            return self._result(before, seen, outcome)
+            todo = await self._plan(fleet, seen)
+            if self.check_mode or not (todo.outcome.steps or todo.cures):
+                self.steps, self.healed = list(todo.outcome.steps), todo.cures
+                return self._result(before, seen, todo)
+            try:
+                seen, todo = await self._work(fleet, seen)
+            except HeadroomError as error:
+                raise self._interrupted(error) from error
+            return self._result(before, seen, todo)
 
-    async def _plan(self, fleet: Fleet, seen: t.Mapping[str, Seen]) -> tuple[Outcome, list[heal.Cure]]:
-        options = self.options
-        outcome = plan(options.wanted, seen, options.replicas_per_primary, options.allow_same_host, options.purge)
+    def _interrupted(self, error: HeadroomError) -> HeadroomError:
+        """Return the failure with what had been begun before it."""
+        if not (self.steps or self.healed):
+            return error
+        plan = [step.as_dict() for step in self.steps]
+        result = {"changed": True, "plan": plan, "healed": heal.as_rows(self.healed), **error.result}
+        return HeadroomError(str(error), code=error.code, result=result, **error.facts)
+
+    def _declared(self, seen: t.Mapping[str, Seen]) -> dict[str, Seen]:
+        return {name: one for name, one in seen.items() if name in self.names}
+
+    async def _look(self, fleet: Fleet) -> dict[str, Seen]:
+        """Look at all nodes; where members are to be taken out that own slots, at them as well: their slots may be open."""
+        seen = await fleet.look()
+        require_all(self._declared(seen))
+        if self.options.purge and _invite(fleet, self._declared(seen), range(SLOTS)):
+            seen = await fleet.look()
+        seen = self._asked(seen)
+        require_all(seen)
+        return seen
+
+    def _asked(self, seen: t.Mapping[str, Seen]) -> dict[str, Seen]:
+        # who is only there to keep the lock has no part in it
+        return dict(seen) if self.options.purge else self._declared(seen)
+
+    async def _plan(self, fleet: Fleet, seen: t.Mapping[str, Seen]) -> _Todo:
+        options, declared = self.options, self._declared(seen)
+        outcome = plan(options.wanted, declared, options.replicas_per_primary, options.allow_same_host, options.purge)
         if outcome.errors:
             rows = [{"code": "cannot_form", "message": text} for text in outcome.errors]
             raise HeadroomError(
                 f"Failed to plan the cluster: {outcome.errors[0]}", code="cannot_form", result={"errors": rows[1:]}
             )
+        assigned = {slot: step.node for step in outcome.steps if step.action == "assign" for slot in step.slots}
+        cures: list[heal.Cure] = []
+        owners: dict[int, str] = {}
         # assigning comes first where nobody owns anything
-        if not slots_of(seen).owners:
-            return outcome, []
-        found, _owners = await mend.cures(fleet, seen, self._homes(seen), complete=not strangers(seen))
-        return outcome, found
+        if slots_of(seen).owners:
+            homes, complete = self._homes(declared), not strangers(seen)
+            cures, owners = await mend.cures(fleet, seen, homes, complete, assigned)
+        owners.update(assigned)
+        steps = []
+        for step in outcome.steps:
+            if step.action == "drain":
+                # what is healed first may come to it or leave it
+                step = replace(step, slots=tuple(sorted(slot for slot, name in owners.items() if name == step.node)))
+                for move in drained(owners, takers(options.wanted, outcome.tree, declared), step.node):
+                    owners[move.slot] = move.target
+            if step.action != "drain" or step.slots:
+                steps.append(step)
+        return _Todo(replace(outcome, steps=tuple(steps)), cures, owners)
 
     def _homes(self, seen: t.Mapping[str, Seen]) -> dict[int, str]:
         """Return where an uncovered slot without any key goes: to the owner of the slot before it."""
         owners = slots_of(seen).owners
+        if not owners:
+            return {}
         last = owners[max(owners)]
         homes = {}
         for slot in range(SLOTS):
@@ -153,34 +199,64 @@ class _Run:
             homes[slot] = last
         return homes
 
-    async def _apply(self, fleet: Fleet, keeper: Keeper | None) -> tuple[dict[str, Seen], Outcome]:
-        seen = await fleet.look()
-        if await atomic.finish(fleet, seen):
-            seen = await settle(fleet, AGREE_S, self._quiet)
+    async def _work(self, fleet: Fleet, seen: t.Mapping[str, Seen]) -> tuple[dict[str, Seen], _Todo]:
+        slot = key_slot(f"{{{self.options.cluster}}}")
+        if blocked(seen, slot):
+            await self._found(fleet, slot)
+        # the lock may lie at a member that is not declared
+        _invite(fleet, await self._look(fleet), [slot])
+        lock = Lock(fleet, self.options.cluster, LOCK_TTL_S)
+        async with Keeper(lock, uuid.uuid4().hex, self.options.lock_wait_s) as keeper:
+            return await self._apply(fleet, keeper)
+
+    async def _found(self, fleet: Fleet, slot: int) -> None:
+        """Do what it takes that the slot of the lock is served."""
+        if slots_of(await self._look(fleet)).owners:
+            await settle(fleet, PATIENCE_S, lambda now: serves(self._asked(now), slot))
         for _turn in range(ROUNDS):
-            if keeper is not None:
-                keeper.check()
-            require_all(seen)
-            outcome, cures = await self._plan(fleet, seen)
-            if not outcome.steps and not cures:
-                if calm(seen):
-                    return seen, outcome
-                seen = await settle(fleet, AGREE_S, calm)
+            seen = await self._look(fleet)
+            if not blocked(seen, slot):
+                break
+            todo = await self._plan(fleet, seen)
+            first = {"meet", "assign"} if slots_of(seen).owners else {"meet", "assign", "detach"}
+            steps = [step for step in todo.outcome.steps if step.action in first]
+            cures = mend.urgent(todo.cures, slot)
+            if not (steps or cures or stale(seen)):
+                break
+            self.healed += cures
+            await mend.mend(fleet, seen, cures, Limits())
+            await self._steps(fleet, seen, steps)
+            await settle(fleet, AGREE_S, self._quiet)
+        await settle(fleet, AGREE_S, lambda now: serves(self._asked(now), slot))
+
+    async def _apply(self, fleet: Fleet, keeper: Keeper) -> tuple[dict[str, Seen], _Todo]:
+        seen = await self._look(fleet)
+        if await atomic.finish(fleet, seen):
+            await settle(fleet, AGREE_S, self._quiet)
+        for _turn in range(ROUNDS):
+            keeper.check()
+            seen = await self._look(fleet)
+            todo = await self._plan(fleet, seen)
+            if not todo.outcome.steps and not todo.cures:
+                if calm(self._declared(seen)):
+                    return seen, todo
+                await settle(fleet, AGREE_S, lambda now: calm(self._declared(now)))
                 continue
-            if cures:
-                self.healed += cures
-                await mend.mend(fleet, seen, cures, Limits())
-            await self._steps(fleet, seen, outcome.steps)
-            seen = await settle(fleet, AGREE_S, self._quiet)
-        left = "; ".join(map(str, outcome.steps)) or "the nodes do not agree with each other"
+            if todo.cures:
+                self.healed += todo.cures
+                await mend.mend(fleet, seen, todo.cures, Limits())
+            await self._steps(fleet, seen, todo.outcome.steps, todo.outcome.tree)
+            await settle(fleet, AGREE_S, self._quiet)
+        left = "; ".join(map(str, todo.outcome.steps)) or "the nodes do not agree with each other"
         raise HeadroomError(
             f"Failed to bring the cluster to rest within {ROUNDS} rounds: {left}. Look at the servers' logs and at the bus ports.",
             code="not_at_rest",
-            result={"changed": True, "plan": [step.as_dict() for step in self.steps]},
+            result={"changed": True},
         )
 
     def _quiet(self, seen: t.Mapping[str, Seen]) -> bool:
         """Say whether the nodes know each other as far as they were introduced, so that the next steps can be planned."""
+        seen = self._declared(seen)
         if any(one.error is not None or one.view is None for one in seen.values()):
             return False
         ids = {one.me.id for one in seen.values()}
@@ -192,26 +268,45 @@ class _Run:
                 return False
         return calm(seen) or not slots_of(seen).owners
 
-    async def _steps(self, fleet: Fleet, seen: t.Mapping[str, Seen], steps: t.Sequence[Step]) -> None:
-        ids = {name: one.me.id for name, one in seen.items()}
-        meets = [step for step in steps if step.action == "meet"]
-        first = [step for step in steps if step.action in ("meet", "detach", "assign")]
+    async def _steps(
+        self,
+        fleet: Fleet,
+        seen: t.Mapping[str, Seen],
+        steps: t.Sequence[Step],
+        tree: t.Mapping[str, str | None] | None = None,
+    ) -> None:
+        declared = self._declared(seen)
+        ids = {name: one.me.id for name, one in declared.items()}
+        drains = [step for step in steps if step.action == "drain"]
+        weights = takers(self.options.wanted, tree or {}, declared)
         if not slots_of(seen).owners:
             # epochs that differ from the start spare the nodes the collisions
             for number, name in enumerate(sorted(seen), start=1):
                 if seen[name].me.config_epoch == 0 and len(seen[name].view.members if seen[name].view else ()) == 1:
                     await fleet.client(name).pipeline([("CLUSTER", "SET-CONFIG-EPOCH", number)])
-        for step in first:
-            self.steps.append(step)
-            if step.action == "assign":
-                pairs = [edge for pair in ranges(step.slots) for edge in pair]
-                await fleet.client(step.node).call("CLUSTER", "ADDSLOTSRANGE", *pairs)
-            elif step.action == "detach":
-                await fleet.client(step.node).call("CLUSTER", "RESET", "SOFT")
-            else:
+        wait = False
+        for step in steps:
+            if step.action == "meet":
+                wait = True
+                self.steps.append(step)
                 node = fleet.nodes[step.node]
                 await fleet.client(step.id or "").call("CLUSTER", "MEET", await _address(node), node.port)
-        if meets or any(step.action == "detach" for step in first):
+        if drains and weights:
+            # a replica that is needed elsewhere stays until there is nothing left that it could save
+            for step in () if wait else drains:
+                self.steps.append(step)
+                await self._drain(fleet, step, weights)
+            return
+        for step in steps:
+            if step.action == "detach":
+                wait = True
+                self.steps.append(step)
+                await fleet.client(step.node).call("CLUSTER", "RESET", "SOFT")
+            elif step.action == "assign":
+                self.steps.append(step)
+                pairs = [edge for pair in ranges(step.slots) for edge in pair]
+                await fleet.client(step.node).call("CLUSTER", "ADDSLOTSRANGE", *pairs)
+        if wait:
             # a node that was just introduced can replicate and forget nobody yet
             return
         replicas = [step for step in steps if step.action == "replicate"]
@@ -220,10 +315,10 @@ class _Run:
             await fleet.client(step.node).call("CLUSTER", "REPLICATE", ids[step.primary or ""])
         if replicas:
             await self._synced(fleet, [step.node for step in replicas])
-        for step in steps:
-            if step.action in ("drain", "forget"):
+        for step in () if drains else steps:
+            if step.action == "forget":
                 self.steps.append(step)
-                await self._leave(fleet, seen, step)
+                await self._forget(fleet, declared, step)
 
     async def _synced(self, fleet: Fleet, names: t.Sequence[str]) -> None:
         """Wait until replicas have their primary's data."""
@@ -239,42 +334,37 @@ class _Run:
                 "the replication login and TLS must fit. Raise sync_wait_s for much data.",
                 code="not_synced",
                 nodes=late,
-                result={"changed": True, "plan": [step.as_dict() for step in self.steps]},
+                result={"changed": True},
             )
 
-    async def _leave(self, fleet: Fleet, seen: t.Mapping[str, Seen], step: Step) -> None:
-        """Empty an undeclared member, or take it out of everybody's view."""
+    async def _drain(self, fleet: Fleet, step: Step, weights: t.Mapping[str, float]) -> None:
+        """Empty an undeclared member."""
+        seen = await self._look(fleet)
+        moves = drained(slots_of(seen).owners, weights, step.node)
+        ids = {name: one.me.id for name, one in seen.items() if one.me.is_primary}
+        size = measure.bytes_per_key(seen)
+        await mechanism.Mover(fleet, ids, Limits(), size, lambda slots: None).run(moves)
+
+    async def _forget(self, fleet: Fleet, seen: t.Mapping[str, Seen], step: Step) -> None:
+        """Take an undeclared member out of everybody's view, and everybody out of its own."""
         member = strangers(seen).get(step.id or "")
         if member is None:
             return
-        alive = not member.failed and "noaddr" not in member.flags
-        if alive:
+        await asyncio.gather(*(fleet.client(name).pipeline([("CLUSTER", "FORGET", step.id)]) for name in seen))
+        if not gone(member):
             fleet.nodes[step.node] = Node(step.node, member.host, member.port)
-        try:
-            if step.action == "drain":
-                wider = {**seen, step.node: (await fleet.look())[step.node]}
-                require_all(wider)
-                given = {node.name: 1.0 if node.weight is None else node.weight for node in self.options.wanted}
-                weights = {name: given.get(name, 0.0) for name, one in wider.items() if one.me.is_primary}
-                mine = dict.fromkeys(step.slots, step.node)
-                moves = slots_plan.plan({**slots_of(wider).owners, **mine}, weights, threshold=1.0).moves
-                moves = tuple(move for move in moves if move.source == step.node)
-                ids = {name: wider[name].me.id for name in weights}
-                size = measure.bytes_per_key(wider)
-                await mechanism.Mover(fleet, ids, Limits(), size, lambda slots: None).run(moves)
-                return
-            await asyncio.gather(
-                *(fleet.client(name).pipeline([("CLUSTER", "FORGET", step.id)]) for name in seen if name in fleet.nodes)
-            )
-            if alive:
+            try:
                 await fleet.client(step.node).pipeline([("CLUSTER", "RESET", "SOFT")])
-        finally:
-            fleet.nodes.pop(step.node, None)
+            finally:
+                fleet.nodes.pop(step.node, None)
 
-    def _result(self, before: t.Mapping[str, Seen], after: t.Mapping[str, Seen], outcome: Outcome) -> dict[str, t.Any]:
+    def _result(self, before: t.Mapping[str, Seen], after: t.Mapping[str, Seen], todo: _Todo) -> dict[str, t.Any]:
         changed = bool(self.steps or self.healed)
-        wanted = _lines_of(outcome.tree, self.steps, after) if self.check_mode and changed else _lines(after)
         done = "would be done" if self.check_mode else "done"
+        before, after = self._declared(before), self._declared(after)
+        foretold = self.check_mode and changed
+        rows = _foretold(after, todo) if foretold else _rows(after)
+        forgotten = {step.id for step in self.steps if step.action == "forget"} if foretold else set()
         return {
             "changed": changed,
             "summary": f"{len(self.steps)} steps {done}, {len(self.healed)} slots healed."
@@ -282,8 +372,11 @@ class _Run:
             else "Nothing to do.",
             "plan": [step.as_dict() for step in self.steps],
             "healed": heal.as_rows(self.healed),
-            "nodes": _rows(after, outcome.tree if self.check_mode else None),
-            "diff": {"before": "".join(_lines(before)), "after": "".join(wanted)},
+            "nodes": rows,
+            "diff": {
+                "before": "".join(_lines(_rows(before), before, _alone(before))),
+                "after": "".join(_lines(rows, after, set() if foretold else _alone(after), forgotten)),
+            },
         }
 
 
@@ -293,54 +386,71 @@ async def _address(node: Node) -> str:
     return str(found[0][4][0])
 
 
-def _rows(seen: t.Mapping[str, Seen], tree: t.Mapping[str, str | None] | None) -> list[dict[str, t.Any]]:
+def _invite(fleet: Fleet, seen: t.Mapping[str, Seen], slots: t.Iterable[int]) -> bool:
+    """Take the undeclared members that have one of these slots into the fleet, and say whether there are new ones."""
+    taken = slots_of(seen).taken
+    new = {taken[slot] for slot in slots if slot in taken} - fleet.nodes.keys()
+    for member in strangers(seen).values():
+        if title(member) in new and not gone(member):
+            fleet.nodes[title(member)] = Node(title(member), member.host, member.port)
+    return bool(new)
+
+
+def _rows(seen: t.Mapping[str, Seen]) -> list[dict[str, t.Any]]:
+    """Return the nodes as they are."""
     names = {one.me.id: name for name, one in seen.items()}
-    rows = []
-    for name, one in sorted(seen.items()):
-        primary = names.get(one.me.primary_id or "") if tree is None else tree.get(name)
-        rows.append(
-            {
-                "name": name,
-                "id": one.me.id,
-                "host": one.node.host,
-                "port": one.node.port,
-                "role": "replica" if primary else "primary",
-                "primary": primary,
-                "slots": format_slots(one.me.slots),
-                "slot_count": len(one.me.slots),
-            }
-        )
-    return rows
+    return [
+        _row(name, one, names.get(one.me.primary_id or ""), one.me.is_primary, one.me.slots)
+        for name, one in sorted(seen.items())
+    ]
 
 
-def _lines(seen: t.Mapping[str, Seen]) -> list[str]:
+def _foretold(seen: t.Mapping[str, Seen], todo: _Todo) -> list[dict[str, t.Any]]:
+    """Return the nodes as they will be."""
+    slots: dict[str, list[int]] = {name: [] for name in seen}
+    for slot, name in todo.owners.items():
+        slots.setdefault(name, []).append(slot)
+    tree = todo.outcome.tree
+    return [_row(name, one, tree[name], tree[name] is None, slots[name]) for name, one in sorted(seen.items())]
+
+
+def _row(name: str, one: Seen, primary: str | None, is_primary: bool, slots: t.Collection[int]) -> dict[str, t.Any]:
+    return {
+        "name": name,
+        "id": one.me.id,
+        "host": one.node.host,
+        "port": one.node.port,
+        "role": "primary" if is_primary else "replica",
+        "primary": primary,
+        "slots": format_slots(slots),
+        "slot_count": len(slots),
+    }
+
+
+def _alone(seen: t.Mapping[str, Seen]) -> set[str]:
+    """Return the nodes that know nobody and have nothing."""
+    return {name for name, one in seen.items() if one.view and len(one.view.members) == 1 and not one.me.slots}
+
+
+def _lines(
+    rows: t.Iterable[dict[str, t.Any]],
+    seen: t.Mapping[str, Seen],
+    alone: t.Collection[str],
+    forgotten: t.Collection[str | None] = (),
+) -> list[str]:
     lines = []
-    for row in _rows(seen, None):
-        view = seen[row["name"]].view
-        if view is not None and len(view.members) == 1 and not row["slot_count"]:
+    for row in rows:
+        if row["name"] in alone:
             lines.append(f"{row['name']}: alone\n")
         elif row["role"] == "replica":
-            lines.append(f"{row['name']}: replica of {row['primary']}\n")
+            lines.append(f"{row['name']}: replica of {row['primary'] or 'a member that is not declared'}\n")
         else:
             lines.append(f"{row['name']}: primary of slots {row['slots'] or 'none'}\n")
-    for member in sorted(strangers(seen).values(), key=lambda member: member.address):
-        lines.append(f"{member.address}: not declared\n")
-    return lines
-
-
-def _lines_of(tree: t.Mapping[str, str | None], steps: t.Sequence[Step], seen: t.Mapping[str, Seen]) -> list[str]:
-    """Return what the lines will be once the steps are done."""
-    assigned = {step.node: step.slots for step in steps if step.action == "assign"}
-    lines = []
-    for name, primary in sorted(tree.items()):
-        if primary is not None:
-            lines.append(f"{name}: replica of {primary}\n")
-        else:
-            lines.append(
-                f"{name}: primary of slots {format_slots(assigned.get(name, seen[name].me.slots)) or 'none'}\n"
-            )
-    gone = {step.id for step in steps if step.action == "forget"}
-    for member in sorted(strangers(seen).values(), key=lambda member: member.address):
-        if member.id not in gone:
-            lines.append(f"{member.address}: not declared\n")
+    taken: dict[str, list[int]] = {}
+    for slot, where in slots_of(seen).taken.items():
+        taken.setdefault(where, []).append(slot)
+    for member in sorted(strangers(seen).values(), key=lambda member: (member.address, member.id)):
+        if member.id not in forgotten:
+            here = taken.get(title(member))
+            lines.append(f"{title(member)}: not declared{f', owns slots {format_slots(here)}' if here else ''}\n")
     return lines

@@ -9,9 +9,10 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass, field
 
-from ..._common.redis.model import SLOTS, Member, format_slots
-from ..rebalance.plan import whole_shares
-from ..state import Seen, slots_of
+from ..._common.redis.model import SLOTS, format_slots
+from ..rebalance import plan as slots_plan
+from ..rebalance.plan import Move, whole_shares
+from ..state import Seen, gone, slots_of, strangers, title
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def plan(
     What owns slots stays a primary, and a replica stays where it is as long as its place is good: a failover is no drift.
     """
     nodes = {node.name: node for node in wanted}
-    errors = [*_foreign(seen), *_versions(seen), *_split(seen)]
+    errors = [*_foreign(seen), *_versions(seen), *_split(seen), *_elsewhere(seen)]
     least = 3 * (replicas_per_primary + 1)
     if len(wanted) < least:
         errors.append(
@@ -85,9 +86,17 @@ def plan(
     tree, found = _tree(nodes, seen, replicas_per_primary, allow_same_host)
     if found:
         return Outcome(errors=tuple(found))
-    steps = [*_meet(seen), *_detach(tree, seen), *_assign(nodes, tree, seen), *_replicate(tree, seen)]
-    others, refused = _strangers(seen, purge)
-    return Outcome((*steps, *others), tuple(refused), tree)
+    drains, forgets, refused = _strangers(seen, purge)
+    # what is emptied keeps its replicas until then
+    steps = [
+        *_meet(seen),
+        *drains,
+        *_detach(tree, seen),
+        *_assign(nodes, tree, seen),
+        *_replicate(tree, seen),
+        *forgets,
+    ]
+    return Outcome(tuple(steps), tuple(refused), tree)
 
 
 def joined(one: Seen) -> bool:
@@ -146,16 +155,49 @@ def _split(seen: t.Mapping[str, Seen]) -> list[str]:
     return [f"The nodes belong to different clusters that both own slots: {shown}. List the nodes of one of them."]
 
 
-def _meet(seen: t.Mapping[str, Seen]) -> list[Step]:
+def _elsewhere(seen: t.Mapping[str, Seen]) -> list[str]:
+    """Refuse a node whose own cluster would come along with it: its owners of slots are nobody's that the cluster knows."""
+    anchor = _anchor(seen)
+    known = {one.me.id for one in seen.values()} | set(seen[anchor].view.members if seen[anchor].view else ())
+    errors = []
+    for name, one in sorted(seen.items()):
+        if name == anchor or one.view is None or _introduced(seen, anchor, name):
+            continue
+        owners = sorted(
+            member.address
+            for member in one.view.members.values()
+            if member.id not in known and (member.slots or member.id == one.me.primary_id)
+        )
+        if owners:
+            errors.append(
+                f"Node {name} on {one.node.address} belongs to another cluster: it knows {', '.join(owners)}, which "
+                f"{anchor} does not know. Take it out of that cluster with CLUSTER RESET, or list another node."
+            )
+    return errors
+
+
+def _anchor(seen: t.Mapping[str, Seen]) -> str:
+    """Return a node of the biggest group that knows one another, which is the cluster; a tie goes to who owns slots."""
     ids = {one.me.id for one in seen.values()}
-    # the biggest group that knows one another is the cluster; a tie goes to who owns slots
-    anchor = max(sorted(seen), key=lambda name: (len(seen[name].me.slots) > 0, _known(seen[name], ids)))
-    known = set(seen[anchor].view.members if seen[anchor].view else ())
+    return max(sorted(seen), key=lambda name: (len(seen[name].me.slots) > 0, _known(seen[name], ids)))
+
+
+def _introduced(seen: t.Mapping[str, Seen], anchor: str, name: str) -> bool:
+    known, here = seen[anchor].view, seen[name].view
+    return (
+        known is not None
+        and here is not None
+        and seen[name].me.id in known.members
+        and seen[anchor].me.id in here.members
+    )
+
+
+def _meet(seen: t.Mapping[str, Seen]) -> list[Step]:
+    anchor = _anchor(seen)
     return [
         Step("meet", name, f"{anchor} does not know it", primary=None, id=anchor)
-        for name, one in sorted(seen.items())
-        if name != anchor
-        and (one.me.id not in known or seen[anchor].me.id not in (one.view.members if one.view else ()))
+        for name in sorted(seen)
+        if name != anchor and not _introduced(seen, anchor, name)
     ]
 
 
@@ -180,7 +222,8 @@ def _tree(
     for name in _spread([name for name in free if nodes[name].weight != 0], nodes, primaries, count - len(primaries)):
         primaries.append(name)
     others = [name for name in nodes if name not in primaries]
-    stays = {name: settled[name] for name in others if name in settled}
+    # also those of primaries that have no slots yet: else they would change places in each run
+    stays = {name: now[name] or "" for name in others if now.get(name) in primaries}
     for hosts_differ, zones_differ in ((True, True), (True, False), (False, True), (False, False)):
         if not hosts_differ and not same_host:
             break
@@ -304,18 +347,24 @@ def _detach(tree: t.Mapping[str, str | None], seen: t.Mapping[str, Seen]) -> lis
 
 
 def _assign(nodes: t.Mapping[str, Wanted], tree: t.Mapping[str, str | None], seen: t.Mapping[str, Seen]) -> list[Step]:
-    """Divide all slots where nobody owns any; whatever else is missing is for the data to decide."""
-    if any(one.me.slots for one in seen.values()):
-        return []
+    """Divide the slots that nobody owns where a cluster is being formed; whatever else is missing is for the data to decide."""
     primaries = [name for name in nodes if tree.get(name, "") is None]
     weights = {name: 1.0 if nodes[name].weight is None else float(nodes[name].weight or 0.0) for name in primaries}
     if not sum(weights.values()) > 0:
         weights = dict.fromkeys(primaries, 1.0)
-    counts = whole_shares(SLOTS, weights, {})
+    held = {name: len(seen[name].me.slots) for name in primaries}
+    slots_now = slots_of(seen)
+    free = sorted(set(slots_now.uncovered) - set(slots_now.open))
+    if any(member.slots for one in seen.values() if one.view for member in one.view.members.values()):
+        # of one that was left half formed: no member has a key, none was not asked, and somebody is without slots yet
+        waits = any(weights[name] > 0 and not held[name] for name in primaries)
+        if strangers(seen) or not waits or any(one.keys != 0 for one in seen.values()):
+            return []
+    counts = whole_shares(SLOTS, weights, held)
     steps, first = [], 0
     for name in primaries:
-        slots = tuple(range(first, first + counts[name]))
-        first += counts[name]
+        slots = tuple(free[first : first + max(0, counts[name] - held[name])])
+        first += len(slots)
         if slots:
             steps.append(Step("assign", name, "nobody owns them", slots=slots))
     return steps
@@ -336,39 +385,50 @@ def _replicate(tree: t.Mapping[str, str | None], seen: t.Mapping[str, Seen]) -> 
     return steps
 
 
-def strangers(seen: t.Mapping[str, Seen]) -> dict[str, Member]:
-    """Return id to member for those that somebody knows and that were not declared."""
-    ids = {one.me.id for one in seen.values()}
-    return {
-        member.id: member
-        for one in seen.values()
-        for member in (one.view.members.values() if one.view else ())
-        if member.id not in ids and "handshake" not in member.flags
-    }
-
-
-def _strangers(seen: t.Mapping[str, Seen], purge: bool) -> tuple[list[Step], list[str]]:
+def _strangers(seen: t.Mapping[str, Seen], purge: bool) -> tuple[list[Step], list[Step], list[str]]:
+    """Return the members to empty, those to forget, and what makes that impossible."""
     here = {(one.me.host, one.me.port) for one in seen.values()} | {
         (one.node.host, one.node.port) for one in seen.values()
     }
-    steps, refused = [], []
-    owned = slots_of(seen).owners
+    drains, forgets, refused = [], [], []
+    slots = slots_of(seen)
+    owned = slots.owners.keys() | slots.disputed.keys()
     for member in sorted(strangers(seen).values(), key=lambda member: (member.address, member.id)):
-        gone = member.failed or "noaddr" in member.flags
-        replaced = gone and (member.host, member.port) in here
-        lost = [slot for slot in member.slots if slot not in owned]
-        if lost and gone:
+        # servers take the address away from a member that another one has replaced there
+        replaced = gone(member) and ("noaddr" in member.flags or (member.host, member.port) in here)
+        lost = tuple(sorted(member.slots - owned))
+        if lost and gone(member):
             refused.append(
-                f"Member {member.address} does not answer and owns slots {format_slots(lost)}. Bring it back, or fail over to a "
+                f"Member {title(member)} does not answer and owns slots {format_slots(lost)}. Bring it back, or fail over to a "
                 "replica of it; its data is nowhere else."
             )
         elif replaced:
-            steps.append(Step("forget", member.address, "another node has its address", id=member.id))
-        elif purge and gone:
-            steps.append(Step("forget", member.address, "it is not declared and does not answer", id=member.id))
-        elif purge and lost:
-            steps.append(Step("drain", member.address, "it is not declared", id=member.id, slots=tuple(sorted(lost))))
-            steps.append(Step("forget", member.address, "it is not declared", id=member.id))
+            forgets.append(Step("forget", title(member), "another node has its address", id=member.id))
+        elif purge and gone(member):
+            forgets.append(Step("forget", title(member), "it is not declared and does not answer", id=member.id))
         elif purge:
-            steps.append(Step("forget", member.address, "it is not declared", id=member.id))
-    return steps, refused
+            if lost:
+                drains.append(Step("drain", title(member), "it is not declared", id=member.id, slots=lost))
+            forgets.append(Step("forget", title(member), "it is not declared", id=member.id))
+    return drains, forgets, refused
+
+
+def takers(
+    wanted: t.Iterable[Wanted], tree: t.Mapping[str, str | None], seen: t.Mapping[str, Seen]
+) -> dict[str, float]:
+    """Return who can take the slots of members that are emptied, with weights: who is a primary, and is to stay one."""
+    found = {
+        node.name: 1.0 if node.weight is None else float(node.weight)
+        for node in wanted
+        if node.name in tree and tree[node.name] is None and seen[node.name].me.is_primary
+    }
+    return found if sum(found.values()) > 0 else dict.fromkeys(found, 1.0)
+
+
+def drained(owners: t.Mapping[int, str], weights: t.Mapping[str, float], source: str) -> tuple[Move, ...]:
+    """Return where the slots of a member go that is emptied; nowhere when there is nobody to take them."""
+    if not weights:
+        return ()
+    everybody = {**dict.fromkeys(owners.values(), 0.0), **weights}
+    moves = slots_plan.plan(owners, everybody, threshold=1.0).moves
+    return tuple(move for move in moves if move.source == source)

@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 import typing as t
 
 import pytest
-from ansible_collections.headroom.scale.plugins.module_utils._common.redis.model import SLOTS
+from ansible_collections.headroom.scale.plugins.module_utils._common.errors import HeadroomError
+from ansible_collections.headroom.scale.plugins.module_utils._common.redis.model import SLOTS, Member, Node, View
+from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.rebalance import mend
 from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.rebalance.heal import Cure, as_rows, cures
-from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.state import Slots
+from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.state import Seen, Slots
 
 REST = dict.fromkeys(range(1, SLOTS), "a")
 
@@ -63,6 +67,28 @@ def test_a_slot_without_owner_and_keys_is_given_away_only_when_everybody_was_see
     assert cures(slots(None), {0: {}}, {0: "b"}, complete=True)[0].source == "b"
     assert cures(slots(None), {0: {}}, {0: "b"}, complete=False)[0].action == "stuck"
     assert cures(slots(None), {0: {}}, None, complete=True)[0].action == "stuck"
+
+
+def test_a_slot_of_a_member_that_was_not_asked_is_not_healed() -> None:
+    state = Slots({}, {}, {}, {0: {"b": "id-x"}}, taken=dict.fromkeys(range(SLOTS), "10.0.0.9:6379"))
+
+    (found,) = cures(state, {0: {"b": 2}}, {0: "b"}, complete=True)
+    assert (found.action, found.why) == ("stuck", "10.0.0.9:6379 owns it and was not asked")
+
+
+def test_a_lost_shard_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    me = Member("id-a", "10.0.0.1", 6379, 0, frozenset({"master", "myself"}), None, 1, True, frozenset(range(1000)))
+    seen = {"a": Seen(Node("a", me.host, me.port), View(me, {me.id: me}))}
+
+    async def count(_fleet: t.Any, _names: t.Any, slots: t.Sequence[int]) -> dict[int, dict[str, int]]:
+        return {slot: {} for slot in slots}
+
+    monkeypatch.setattr(mend.migrate, "count_keys", count)
+    begun = time.monotonic()
+    with pytest.raises(HeadroomError, match="1000-16383"):
+        asyncio.run(mend.cures(t.cast("t.Any", None), seen))
+    # it took three milliseconds for each slot once
+    assert time.monotonic() - begun < 5
 
 
 def test_a_healthy_cluster_needs_nothing() -> None:

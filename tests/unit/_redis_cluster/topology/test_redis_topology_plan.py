@@ -197,6 +197,34 @@ def test_a_dead_member_is_forgotten_when_its_address_is_taken_and_else_only_on_r
     assert [step.action for step in plan_with(elsewhere, purge=True).steps] == ["forget"]
 
 
+def test_replicas_of_primaries_without_slots_stay_where_they_are() -> None:
+    world = World(5, 2)
+    zones = {"a0": 0, "b0": 1, "c0": 0, "d0": 1, "e0": 1, "a1": 0, "b1": 1, "c1": 0, "d1": 0, "e1": 1}
+    weights = {"b0": 0, "d0": 0, "e0": 0, "a1": 0, "b1": 0, "c1": 2, "d1": 2, "e1": 2}
+    world.wanted = [
+        dataclasses.replace(node, zone=f"z{zones[node.name]}", weight=weights.get(node.name)) for node in world.wanted
+    ]
+    world.knows = {name: set(world.names) for name in world.names}
+    world.slots["a0"] = set(range(SLOTS))
+    world.primary.update(e0="c0", a1="e1", b0="c1", b1="d1", d0="a0")
+
+    assert world.plan().steps == ()
+
+
+def test_of_a_cluster_that_was_left_half_formed_only_what_nobody_owns_is_divided() -> None:
+    world = World(3, 1)
+    world.knows = {name: set(world.names) for name in world.names}
+    world.slots["b0"] = set(range(5000, 6000))
+
+    shares = {step.node: len(step.slots) for step in world.plan(0).steps}
+    assert shares == {"a0": 5462, "b0": 4461, "c0": 5461}
+    # with data it is no new cluster: the data decides
+    world.keys["b0"] = 1
+    assert world.plan(0).steps == ()
+    world.keys["b0"], world.slots["a0"], world.slots["c0"] = 0, {1}, {2}
+    assert world.plan(0).steps == ()
+
+
 def test_places_are_left_for_others_where_that_helps_everybody() -> None:
     good = {("x", "p"), ("x", "q"), ("y", "p")}
 
