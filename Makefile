@@ -61,7 +61,7 @@ sanity: setup  ## ansible-test sanity
 	tools/sanity
 
 .PHONY: unit
-unit: setup  ## Unit tests; those that need a real nginx or Varnish are skipped where it cannot be had
+unit: setup  ## Unit tests; those that need a real nginx, Varnish or Redis are skipped where it cannot be had
 	-@tools/unpack-servers
 	pytest -n 2 --dist worksteal tests/unit
 
