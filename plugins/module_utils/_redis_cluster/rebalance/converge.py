@@ -208,6 +208,9 @@ class _Run:
         self.total = 0
         # slot to where a plan of this run wanted it, the latest one for each
         self.aimed: dict[int, str] = {}
+        # slot to the keys and bytes of what is to move, as last measured, and what the first plan tells of it
+        self.sizes: t.Mapping[int, tuple[int, float]] = {}
+        self.told: t.Mapping[int, tuple[int, float]] = {}
         # looked at once, since they are the same wherever a slot is
         self.operations: t.Mapping[int, float] = {}
         self.unit = options.by
@@ -219,6 +222,7 @@ class _Run:
                 cures, owners = await mend.cures(fleet, seen)
                 owners.update(await self._arriving(fleet, seen))
                 planned, _ids = await self._plan(fleet, seen, owners, of_these_nodes(self.journal.read(), seen))
+                self.told = self.sizes
                 return self._result(planned, planned, cures, finished=True)
             slots = slots_of(seen)
             if not slots.owners:
@@ -314,28 +318,42 @@ class _Run:
     async def _head_room(
         self, fleet: Fleet, seen: t.Mapping[str, Seen], planned: Plan, owners: t.Mapping[int, str]
     ) -> None:
-        """Require that every target has memory for what it is to take.
+        """Measure what is to move, and require that every target has memory for what it is to take.
 
         :raises HeadroomError: naming the first that has not.
         """
-        limited = {name for name in {move.target for move in planned.moves} if seen[name].number("maxmemory")}
-        if not limited:
+        if not planned.moves:
             return
-        counts = await measure.keys(fleet, {move.slot: owners[move.slot] for move in planned.moves})
+        self.sizes = await measure.sizes(fleet, {move.slot: owners[move.slot] for move in planned.moves})
         each = measure.bytes_per_key(seen)
-        for name in sorted(limited):
-            more = sum(counts[move.slot] * each.get(move.source, 0.0) for move in planned.moves if move.target == name)
-            less = sum(counts[move.slot] * each.get(move.source, 0.0) for move in planned.moves if move.source == name)
-            most = seen[name].number("maxmemory") * self.options.max_memory_ratio
-            used = seen[name].number("used_memory")
-            if used + more - less > most:
-                raise HeadroomError(
-                    f"Failed to plan: {name} on {seen[name].node.address} uses {used} bytes and would take {more - less:.0f} more, "
-                    f"above {most:.0f} (max_memory_ratio {self.options.max_memory_ratio:g} of its maxmemory). "
-                    "Give it more memory, a smaller weight, or raise max_memory_ratio.",
-                    code="memory",
-                    node=name,
-                )
+        change: dict[str, float] = dict.fromkeys(seen, 0.0)
+        for move in planned.moves:
+            keys, size = self.sizes[move.slot]
+            # where none of a slot's keys could be looked at, they are what a key of its source is
+            size = size or keys * each.get(move.source, 0.0)
+            change[move.target] += size
+            change[move.source] -= size
+        for name in sorted({move.target for move in planned.moves}):
+            self._require_memory(seen, name, change)
+
+    def _require_memory(self, seen: t.Mapping[str, Seen], name: str, change: t.Mapping[str, float]) -> None:
+        ratio = self.options.max_memory_ratio
+        one = seen[name]
+        limit, beside, where = one.number("maxmemory"), [name], f"{name} on {one.node.address} uses"
+        whose = "its maxmemory"
+        if not limit:
+            # what bounds it is the memory of its host, which its neighbours use too
+            limit = one.number("total_system_memory")
+            beside = sorted(other for other, row in seen.items() if row.node.host == one.node.host)
+            where, whose = f"{', '.join(beside)} on {one.node.host} use", f"its memory, since {name} has no maxmemory"
+        used, more = sum(seen[other].number("used_memory") for other in beside), sum(change[other] for other in beside)
+        if limit and used + more > limit * ratio:
+            raise HeadroomError(
+                f"Failed to plan: {where} {used} bytes and would take {more:.0f} more, above {limit * ratio:.0f} "
+                f"(max_memory_ratio {ratio:g} of {whose}). Give it more memory, a smaller weight, or raise max_memory_ratio.",
+                code="memory",
+                node=name,
+            )
 
     async def _converge(self, fleet: Fleet, keeper: Keeper) -> dict[str, t.Any]:
         options = self.options
@@ -364,7 +382,7 @@ class _Run:
                 record = of_these_nodes(self.journal.read(), seen)
                 planned, ids = await self._plan(fleet, seen, slots_of(seen).owners, record)
                 if first is None:
-                    first = planned
+                    first, self.told = planned, self.sizes
                     self.total = len(planned.moves)
                     # from here on: to look at the load may take longer than a slice
                     deadline = time.monotonic() + options.slice_s if options.slice_s else None
@@ -498,6 +516,11 @@ class _Run:
             "latency_max_ms": share(1.0),
         }
 
+    def _carried(self, slots: t.Iterable[int]) -> dict[str, int]:
+        """Return the keys and bytes of slots, as they were measured when the plan was made."""
+        found = [self.told.get(slot, (0, 0.0)) for slot in slots]
+        return {"keys": sum(keys for keys, _size in found), "bytes": round(sum(size for _keys, size in found))}
+
     def _result(self, planned: Plan, left: Plan, cures: t.Sequence[heal.Cure], finished: bool) -> dict[str, t.Any]:
         unit = self.unit
         after = planned.after if self.check_mode else left.before
@@ -508,7 +531,13 @@ class _Run:
             "after": [f"{share.name}: {share.slots} slots, {share.load:.6g} {unit}\n" for share in after],
         }
         moves = [
-            {"source": source, "target": target, "count": len(slots), "slots": format_slots(slots)}
+            {
+                "source": source,
+                "target": target,
+                "count": len(slots),
+                "slots": format_slots(slots),
+                **self._carried(slots),
+            }
             for (source, target), slots in planned.pairs().items()
         ]
         lines = [f"{row['source']} -> {row['target']}: {row['count']} slots: {row['slots']}\n" for row in moves]
@@ -516,7 +545,12 @@ class _Run:
             "changed": changed,
             "finished": finished,
             "summary": _summary(planned, cures, finished, self.check_mode),
-            "plan": {"id": planned.id, "moves": moves, "left_out": list(planned.left_out)},
+            "plan": {
+                "id": planned.id,
+                "moves": moves,
+                "left_out": list(planned.left_out),
+                **self._carried(move.slot for move in planned.moves),
+            },
             "shares": [_share(share, planned, shares, unit) for share in planned.before],
             "imbalance": {"before": round(imbalance(planned.before), 4), "after": round(imbalance(after), 4)},
             "healed": heal.as_rows(cures),

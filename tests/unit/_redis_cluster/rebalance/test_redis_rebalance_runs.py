@@ -141,6 +141,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cluster:
     monkeypatch.setattr(converge.mechanism, "choose", lambda *_given: {})
     monkeypatch.setattr(converge.mechanism, "Mover", Mover)
     monkeypatch.setattr(converge.measure, "bytes_per_key", lambda _seen: {})
+    monkeypatch.setattr(converge._Run, "_head_room", later(lambda: None))
     monkeypatch.setattr(converge.measure, "operations", operations)
     monkeypatch.setattr(converge.measure, "keys", later(lambda: one.loads))
     return one
