@@ -181,7 +181,9 @@ options:
   journal:
     description:
       - File on the host that runs the module that keeps the plan and what has been done.
-      - Defaults to C(~/.local/state/headroom/redis_cluster-NAME.journal), where NAME is O(cluster).
+      - Defaults to C(~/.local/state/headroom/redis_cluster-NAME.journal), where NAME is O(cluster). Clusters that are operated from
+        one host need names or journals of their own. A run is refused that would replace the journal of another cluster's run
+        that has not ended; one that has ended is kept beside it, with C(.former) at its end.
     type: path
     version_added: 0.1.0
   lock_wait_s:

@@ -188,10 +188,30 @@ def weights_of(seen: t.Mapping[str, Seen], given: t.Mapping[str, float]) -> dict
 
 
 def of_these_nodes(record: Record | None, seen: t.Mapping[str, Seen]) -> Record | None:
-    """Return a journal unless it is of a former cluster, whose nodes had the same names and other ids."""
-    if record is None or any(name in seen and seen[name].me.id != was for name, was in record.ids.items()):
+    """Return a journal if it is of these nodes; that of another cluster, or of a former one, has other names or other ids."""
+    named = record.ids.keys() & seen.keys() if record is not None else set()
+    if record is None or not named or any(seen[name].me.id != record.ids[name] for name in named):
         return None
     return record
+
+
+def require_free(path: str, record: Record | None, seen: t.Mapping[str, Seen]) -> None:
+    """Require that a journal may be replaced: another cluster's run that was begun could not be gone on with, or undone.
+
+    :raises HeadroomError: naming the journal.
+    """
+    if record is None or not record.goes_on or of_these_nodes(record, seen) is not None:
+        return
+    members = {one.me.id for one in seen.values()}
+    members.update(known for one in seen.values() if one.view is not None for known in one.view.members)
+    # a node of the journal that is a member still: it is this cluster's, and another node was replaced
+    if members.isdisjoint(record.ids.values()):
+        raise HeadroomError(
+            f"Failed to begin: journal {path} is of a run on another cluster, with {', '.join(sorted(record.ids))}, that has not ended. "
+            "Give this cluster a journal of its own with option 'journal' or 'cluster', or move the file away if that one is gone.",
+            code="journal_of_another",
+            journal=path,
+        )
 
 
 class _Run:
@@ -221,7 +241,10 @@ class _Run:
             if self.check_mode:
                 cures, owners = await mend.cures(fleet, seen)
                 owners.update(await self._arriving(fleet, seen))
-                planned, _ids = await self._plan(fleet, seen, owners, of_these_nodes(self.journal.read(), seen))
+                record = self.journal.read()
+                planned, _ids = await self._plan(fleet, seen, owners, of_these_nodes(record, seen))
+                if planned.moves:
+                    require_free(self.options.journal, record, seen)
                 self.told = self.sizes
                 return self._result(planned, planned, cures, finished=True)
             slots = slots_of(seen)
@@ -388,6 +411,7 @@ class _Run:
                     deadline = time.monotonic() + options.slice_s if options.slice_s else None
                 if not planned.moves:
                     break
+                require_free(self.options.journal, self.journal.read(), seen)
                 self._begin(planned, ids, record, slots_of(seen).owners)
                 await self._move(fleet, keeper, planned, ids, seen, deadline)
                 if deadline is not None and time.monotonic() >= deadline:
