@@ -22,6 +22,8 @@ description:
   - The end is proven. Both have changed their roles, the former primary replicates the new one, the new one has at least
     the stream that the former one had, and all nodes agree.
   - A node that is a replica already, or that owns no slot, is left alone.
+  - While slots of the shard are on the move it refuses, since a replica knows nothing of the move and would not find the keys
+    that have moved. It holds the lock that M(headroom.scale.redis_cluster) and M(headroom.scale.redis_cluster_rebalance) hold.
 attributes:
   check_mode:
     support: full
@@ -65,6 +67,18 @@ options:
       - Seconds to wait for a replica that is caught up, and again for the change of the roles.
     type: float
     default: 30
+    version_added: 0.1.0
+  cluster:
+    description:
+      - Name of the lock on the cluster that keeps two runs from working on it at the same time.
+    type: str
+    default: redis
+    version_added: 0.1.0
+  lock_wait_s:
+    description:
+      - Seconds to wait for the lock.
+    type: float
+    default: 0
     version_added: 0.1.0
 seealso:
   - module: headroom.scale.redis_cluster_health

@@ -142,19 +142,21 @@ options:
     version_added: 0.1.0
   max_keys_per_migrate:
     description:
-      - Keys that one command moves. Other clients of the two nodes wait for as long as it takes.
+      - Keys that one command moves. Other clients of the two nodes wait for as long as it takes. It is given up after a quarter of the
+        source's C(cluster-node-timeout), before the others take the source for failed, so a single key must not take longer.
     type: int
     default: 100
     version_added: 0.1.0
   max_rate_bytes_s:
     description:
-      - Bytes that move in a second, over the whole cluster. V(0) is no limit.
+      - Bytes that move in a second, over the whole cluster. The time of a pause for O(max_latency_ms) allows nothing more
+        afterwards. V(0) is no limit.
     type: int
     default: 0
     version_added: 0.1.0
   max_latency_ms:
     description:
-      - Nothing moves while a C(PING) beside the moves takes longer than so many milliseconds. V(0) is no limit.
+      - Nothing moves while a C(PING) beside the moves takes longer than so many milliseconds or is not answered. V(0) is no limit.
     type: float
     default: 0
     version_added: 0.1.0
@@ -166,7 +168,8 @@ options:
     version_added: 0.1.0
   max_memory_ratio:
     description:
-      - A plan is refused that would fill a node's C(maxmemory) beyond this fraction.
+      - A plan is refused that would fill a node's C(maxmemory) beyond this fraction, or where the node has none, the memory of
+        its host, with all nodes of O(nodes) that have the same C(host). What moves is estimated from some keys of each slot.
     type: float
     default: 0.9
     version_added: 0.1.0
@@ -179,7 +182,9 @@ options:
   journal:
     description:
       - File on the host that runs the module that keeps the plan and what has been done.
-      - Defaults to C(~/.local/state/headroom/redis_cluster-NAME.journal), where NAME is O(cluster).
+      - Defaults to C(~/.local/state/headroom/redis_cluster-NAME.journal), where NAME is O(cluster). Clusters that are operated from
+        one host need names or journals of their own. A run is refused that would replace the journal of another cluster's run
+        that has not ended; one that has ended is kept beside it, with C(.former) at its end.
     type: path
     version_added: 0.1.0
   lock_wait_s:
@@ -255,7 +260,9 @@ plan:
       type: str
       sample: 0f3f3c74128e
     moves:
-      description: One entry for each pair of nodes, with C(source), C(target), C(count) and C(slots) as ranges.
+      description:
+        - One entry for each pair of nodes, with C(source), C(target), C(count) and C(slots) as ranges, and the C(keys) and estimated
+          C(bytes) that these had when the plan was made.
       type: list
       elements: dict
       sample:
@@ -263,6 +270,16 @@ plan:
           target: d1
           count: 1365
           slots: 4096-5460
+          keys: 83214
+          bytes: 24797772
+    keys:
+      description: Keys of all slots that move.
+      type: int
+      sample: 83214
+    bytes:
+      description: Bytes of these keys with their values, by C(MEMORY USAGE) of some keys of each slot.
+      type: int
+      sample: 24797772
     left_out:
       description: What is not balanced and does not move, a sentence each.
       type: list

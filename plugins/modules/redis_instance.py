@@ -65,6 +65,7 @@ options:
     description:
       - Directives of all instances, by name. A truth value becomes C(yes) or C(no), a list its items in one line.
       - Directives that make an instance this one, such as C(port), C(dir) and C(aclfile), are set by the module and refused here.
+      - What the server does not tell with C(CONFIG GET), such as C(loadmodule), C(rename-command) and C(include), waits for a restart.
     type: dict
     default: {}
     version_added: 0.1.0

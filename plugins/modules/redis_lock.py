@@ -16,15 +16,19 @@ extends_documentation_fragment:
   - headroom.scale.redis
   - headroom.scale.attributes
 description:
-  - Keeps two job runs from operating one thing at the same time. M(headroom.scale.redis_cluster) and
-    M(headroom.scale.redis_cluster_rebalance) hold such a lock on their cluster by themselves.
+  - Keeps two job runs from operating one thing at the same time. M(headroom.scale.redis_cluster),
+    M(headroom.scale.redis_cluster_rebalance) and M(headroom.scale.redis_cluster_failover) hold such a lock on their cluster by
+    themselves.
   - The owner is who knows the token. Scripts on the server check it, so nobody frees or extends another one's lock.
-  - Each new owner gets a fencing number that is greater than all before. Hand it to what the lock guards, and let that refuse
-    smaller ones. This alone makes a late owner harmless.
+  - Each new owner gets a fencing number that is greater than all before. It is the last one plus 1, or the milliseconds of the
+    server's clock since 1970 where these are more, so that it grows too where a server has lost the last one. Hand it to what the
+    lock guards, and let that refuse smaller ones. This alone makes a late owner harmless.
 notes:
   - A lock of this kind cannot promise that there is one owner at each moment. An owner that was held up beyond O(ttl_s) does
     not know that it lost the lock. Replication is asynchronous, so a failover may forget a lock that was just acquired, and
     a server that evicts keys may drop it. Use it to keep honest runs apart, and the fencing number where safety counts.
+  - Where the last fencing number was lost in such a failover or was evicted, the clocks of the servers alone decide that the
+    next one is greater. Keep them right.
 attributes:
   check_mode:
     support: full
@@ -122,9 +126,9 @@ token:
   sample: 0e3c6a4b8d7c4f3aa8a1b8f0c9a4d512
 fence:
   description: Number of this ownership. It grows with each new owner.
-  returned: success, for O(state=acquired) and O(state=extended)
+  returned: success, for O(state=acquired) and O(state=extended), in check mode for who owns it already
   type: int
-  sample: 42
+  sample: 1763841442123
 summary:
   description: What was done, in a sentence.
   returned: success

@@ -17,6 +17,8 @@ from .conftest import INVENTORIES, ROOT, STATE, Lab, Play, kill, until
 
 HOST, ADDRESS = "valkey9a", "10.77.0.43"
 PORTS = range(6379, 6385)
+# not part of the lab as long as no release has it
+REDIS84, REDIS84_ADDRESS = "redis84a", "10.77.0.44"
 CA = STATE / "tls" / "valkey9" / "ca.crt"
 # lab-only, the same as in molecule/inventory/group_vars/valkey9.yml
 ADMIN = {"login_user": "headroom_admin", "login_password": "lab-only-administration"}
@@ -309,3 +311,33 @@ def test_a_failover_of_the_source_ends_the_job_and_the_rest_is_planned_anew(clus
     after = counts(cluster)
     assert after.keys() == {rows[0]["primary"], heir, *heirs} - {source}
     assert after[rows[0]["primary"]] in (9830, 9831)
+
+
+@pytest.fixture
+def redis84(lab: Lab) -> str:
+    """A host of the lab that runs Redis 8.4, which has an atomic migration of its own."""
+    there = subprocess.run(["podman", "container", "exists", f"headroom-{REDIS84}"], env=lab.environment, check=False)
+    if there.returncode == 0:
+        return REDIS84
+    newest = subprocess.run(["podman", "container", "exists", f"headroom-{HOST}"], env=lab.environment, check=False)
+    if newest.returncode:
+        pytest.skip(f"The lab runs without {REDIS84}, and without {HOST}, whose release could have Redis 8.4.")
+    release = lab.run(HOST, "sh", "-c", ". /etc/os-release; echo $VERSION_CODENAME").strip()
+    said = lab.run(HOST, "sh", "-c", "apt-get -qq update; apt-cache madison redis-server")
+    found = re.search(r"\|\s*(?:\d+:)?(\d+)\.(\d+)\S*", said)
+    has = f"Redis {found[1]}.{found[2]}" if found else "no Redis"
+    enough = found is not None and (int(found[1]), int(found[2])) >= (8, 4)
+    remedy = (
+        f"add a host {REDIS84} of it to molecule/inventory" if enough else "the migration of Redis 8.4 stays untried"
+    )
+    pytest.skip(f"The lab runs without {REDIS84}: the package archive of Debian {release} has {has}; {remedy}.")
+
+
+def test_slots_of_redis_8_4_move_by_its_own_migration(lab: Lab, redis84: str) -> None:
+    servers = [{"name": f"{redis84}-{port}", "host": REDIS84_ADDRESS, "port": port} for port in PORTS]
+    options = {"ca_certs": str(STATE / "tls" / "redis84" / "ca.crt"), "cluster": "redis84", "lock_wait_s": 60, **ADMIN}
+    weighted = [{**server, "weight": 0.9 if at == 0 else 1.0} for at, server in enumerate(servers)]
+    result = lab.module("redis_cluster_rebalance", nodes=weighted, mechanism="atomic", threshold=0.0, **options)
+    assert (result["changed"], result["mechanism"], result["fallbacks"]) == (True, "atomic", [])
+    result = lab.module("redis_cluster_rebalance", nodes=weighted, state="reverted", **options)
+    assert (result["changed"], result["finished"]) == (True, True)

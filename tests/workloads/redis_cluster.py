@@ -28,6 +28,12 @@ from redis.retry import Retry
 USER, PASSWORD = "lab_app", "lab-only-application"  # noqa: S105
 KEYS = 400
 EXPIRY_S = 3600
+LARGE_BYTES = 20_000
+
+
+def large(key: str, turn: int) -> bytes:
+    """Return a value of 20 kB that no other key and turn has, in each part of it."""
+    return (f"{key} {turn} ".encode() * 20_000)[:LARGE_BYTES]
 
 
 class Workload(threading.Thread):
@@ -50,6 +56,10 @@ class Workload(threading.Thread):
         self.counters: dict[str, int] = {}
         # key to the first and last moment when it may expire
         self.expiring: dict[str, tuple[float, float]] = {}
+        # key to the turns that its value may be of (the last acknowledged one, 0 for none, and those after it), and tag to the turn
+        # of the last pair that was acknowledged
+        self.large: dict[str, tuple[int, ...]] = {}
+        self.pairs: dict[str, int] = {}
         self.errors: list[str] = []
         self.wrong: list[str] = []
         self.operations = 0
@@ -100,8 +110,10 @@ class Workload(threading.Thread):
             found = self.client.mget(f"{tag}a", f"{tag}b")
             if found != [str(turn).encode()] * 2:
                 self.wrong.append(f"{tag} is {found}, not {turn}")
+            if self.arrived(f"{tag}a"):
+                self.pairs[tag] = turn
         if turn % 7 == 0:
-            self.client.set(f"{self.name}:large:{turn % 70}", os.urandom(20_000))
+            self.write_large(f"{self.name}:large:{turn % 70}", turn)
         if turn % 11 == 0:
             key = f"{self.name}:expiring:{turn}"
             began = time.time()
@@ -109,6 +121,23 @@ class Workload(threading.Thread):
             if self.arrived(key):
                 # the client may have sent it more than once
                 self.expiring[key] = (began + EXPIRY_S, time.time() + EXPIRY_S)
+
+    def write_large(self, key: str, turn: int) -> None:
+        """Write a large value that tells its turn, after reading the one before it."""
+        self.check_large(self.client, key)
+        # whatever becomes of this write: either value is right until it is acknowledged
+        self.large[key] = (*self.large.get(key, (0,)), turn)
+        self.client.set(key, large(key, turn))
+        if self.arrived(key):
+            self.large[key] = (turn,)
+
+    def check_large(self, client: RedisCluster, key: str) -> None:
+        """Require that a large value is one that was written, byte by byte, and none from before the last acknowledged one."""
+        turns = self.large.get(key, ())
+        found = client.get(key) if turns else None
+        if turns and found not in [large(key, turn) if turn else None for turn in turns]:
+            shown = None if found is None else f"{len(found)} bytes that begin with {found[:40]!r}"
+            self.wrong.append(f"{key} is {shown}, not of turn {' or '.join(map(str, turns))}")
 
     def arrived(self, key: str) -> bool:
         """Tell whether the last write is on as many replicas as asked for."""
@@ -123,6 +152,13 @@ class Workload(threading.Thread):
         self.join(60)
         client = self.connect()
         lost = [key for key, value in self.counters.items() if int(client.get(key) or 0) < value]
+        for key in self.large:
+            self.check_large(client, key)
+        for tag, turn in self.pairs.items():
+            found = client.mget(f"{tag}a", f"{tag}b")
+            # a later pair that was not acknowledged may be there, never one of the two alone
+            if found[0] != found[1] or int(found[0] or 0) < turn:
+                self.wrong.append(f"{tag} is {found} in the end, not {turn}")
         for key, (first, last) in self.expiring.items():
             left_s = client.pttl(key) / 1000
             if not first - 2 < time.time() + left_s < last + 2:

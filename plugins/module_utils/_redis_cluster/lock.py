@@ -26,25 +26,39 @@ from .._common.redis.model import Node, key_slot
 from .observe import Fleet
 from .state import slots_of
 
+# a server whose memory is full takes the few bytes of a lock too: what makes room again, such as a rebalance, needs it
+_HEAD = "#!lua flags=allow-oom\n"
+# a new number is above the last one and not below the server's clock: it grows also where the last one was evicted, or was lost
+# in a failover
+_NEXT = """
+local function following(last)
+  local now = redis.call('TIME')
+  local number = math.max(tonumber(last or '0') + 1, tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000))
+  redis.call('SET', KEYS[2], string.format('%.0f', number))
+  return number
+end
+"""
 # KEYS: lock, fence. ARGV: token, milliseconds. An owner that asks again keeps its number.
-_ACQUIRE = """
+_ACQUIRE = f"""{_HEAD}{_NEXT}
 local owner = redis.call('GET', KEYS[1])
+local last = redis.call('GET', KEYS[2])
 if not owner then
   redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-  return {1, redis.call('INCR', KEYS[2])}
+  return {{1, following(last)}}
 end
 if owner == ARGV[1] then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
-  return {0, tonumber(redis.call('GET', KEYS[2]) or '0')}
+  return {{0, tonumber(last or following(last))}}
 end
-return {-1, redis.call('PTTL', KEYS[1])}
+return {{-1, redis.call('PTTL', KEYS[1])}}
 """
-_EXTEND = """
+_EXTEND = f"""{_HEAD}{_NEXT}
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return tonumber(redis.call('GET', KEYS[2]) or '0')
+local last = redis.call('GET', KEYS[2])
+return tonumber(last or following(last))
 """
-_RELEASE = """
+_RELEASE = f"""{_HEAD}
 local owner = redis.call('GET', KEYS[1])
 if not owner then return 0 end
 if owner ~= ARGV[1] then return -1 end
@@ -329,4 +343,5 @@ async def _foretell(lock: Lock, options: Options) -> dict[str, t.Any]:
     fresh = options.state == "acquired" and not mine
     said = f"Lock {options.name} would be {options.state if fresh or options.state == 'released' else 'extended'}."
     result = {"changed": fresh or options.state == "released", "token": options.token, "summary": said}
-    return result if options.state == "released" else {**result, "fence": fence + fresh}
+    # of a new owner it is the run that decides the number, by the server's clock
+    return result if options.state == "released" or fresh else {**result, "fence": fence}

@@ -155,7 +155,12 @@ class Client:
 
     async def _open(self, limit_s: float) -> Wire:
         login = self.login
-        wire = await Wire.open(self.node.host, self.node.port, _context(login) if login.tls else None, limit_s)
+        try:
+            wire = await Wire.open(self.node.host, self.node.port, _context(login) if login.tls else None, limit_s)
+        except TimeoutError as error:
+            if login.tls:
+                raise _NoHandshake from error
+            raise
         if login.password is not None:
             whose = () if login.user is None else (login.user,)
             try:
@@ -179,6 +184,10 @@ class Client:
             code, rest = "dns_failure", "its name is not known. Check host."
         elif isinstance(error, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in text:
             code, rest = "connection_refused", "nothing listens there. Check port, and that the server runs."
+        elif isinstance(error, _NoHandshake):
+            # a server that waits for a command takes what TLS begins with for the start of one
+            code = "no_response"
+            rest = f"no TLS connection within {limit_s:g} s. Look at the server and the network, and set tls to false if it has none."
         elif isinstance(error, (asyncio.TimeoutError, TimeoutError)):
             code, rest = "no_response", f"no answer within {limit_s:g} s. Look at the server and the network."
         elif isinstance(error, OSError):
@@ -188,6 +197,10 @@ class Client:
         else:
             return None
         return NodeError(f"{where}: {rest}", code=code, node=self.node.name)
+
+
+class _NoHandshake(TimeoutError):
+    """Nobody answered what TLS begins with."""
 
 
 class _Refused(ReplyError):

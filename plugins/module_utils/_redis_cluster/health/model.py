@@ -39,6 +39,9 @@ SETTINGS = (
 )
 """Settings that all nodes of a cluster should share."""
 
+TOLD = ("maxmemory", "maxmemory-policy", "appendonly")
+"""Those of them that INFO tells too, to a login without the right to CONFIG GET."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -120,8 +123,8 @@ class NodeFacts:
         """The settings that are known; without the right to CONFIG GET those that INFO tells."""
         if self.config is not None:
             return dict(self.config)
-        told = {"maxmemory": self.info.get("maxmemory"), "maxmemory-policy": self.info.get("maxmemory_policy")}
-        told["appendonly"] = {"0": "no", "1": "yes"}.get(self.info.get("aof_enabled", ""))
+        aof = {"0": "no", "1": "yes"}.get(self.info.get("aof_enabled", ""))
+        told = dict(zip(TOLD, (self.info.get("maxmemory"), self.info.get("maxmemory_policy"), aof), strict=True))
         return {name: value for name, value in told.items() if value is not None}
 
     def number(self, name: str) -> int | None:

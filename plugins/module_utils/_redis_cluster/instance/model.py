@@ -11,7 +11,8 @@ import re
 import typing as t
 from dataclasses import dataclass, field
 
-# a server takes these at its start alone; the others with CONFIG SET (redis 7.0 to 8.0, valkey 8.1)
+# a server takes these at its start alone, as what it does not tell (loadmodule, rename-command, include); the others with
+# CONFIG SET (redis 7.0 to 8.0, valkey 8.1)
 AT_START_ONLY = frozenset(
     {
         "aclfile",

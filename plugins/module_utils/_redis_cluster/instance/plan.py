@@ -15,8 +15,12 @@ from .model import AT_START_ONLY, MASK, SECRET, Observed, Step, Wanted, canonica
 
 HEADER = "# Written by headroom.scale. The directives that it manages: "
 WAITING = "# Not declared any more, and as they were until a restart: "
+PENDING = "# Declared, and not known to the server until a restart: "
 _SIZE = re.compile(r"(\d+)(k|kb|m|mb|g|gb)", re.IGNORECASE)
 _FACTORS = {"k": 1000, "kb": 1 << 10, "m": 1000**2, "mb": 1 << 20, "g": 1000**3, "gb": 1 << 30}
+# a value between quotes as the server writes it
+_ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|(.))", re.DOTALL)
+_ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"a": b"\a"}
 # what comes in several lines and is read back as one
 _JOINED = frozenset({"save", "bind"})
 # what the letter A stands for among the classes of events
@@ -58,6 +62,9 @@ def _listed(text: str | None, start: str) -> set[str]:
 
 def same(name: str, now: str, then: str) -> bool:
     """Say whether a server that has the value ``now`` needs not be told ``then``."""
+    if canonical(name) in SECRET:
+        # a password is what it is to the last sign
+        return now == then
     if canonical(name) == "client-output-buffer-limit":
         # the server tells all classes, and a declaration need not name them all
         has = _limits(now)
@@ -85,16 +92,19 @@ def normal(value: str, name: str = "") -> str:
     return " ".join(words)
 
 
-def render(wanted: Wanted, observed: Observed, waiting: t.Iterable[str] = ()) -> str:
+def render(wanted: Wanted, observed: Observed, waiting: t.Iterable[str] = (), pending: t.Iterable[str] = ()) -> str:
     """Return the configuration file: what is declared, and below it what the server wrote about itself.
 
     :param waiting: directives that were declared and that the running server still has.
+    :param pending: directives that are declared and that the running server takes at its start alone, and does not tell.
     """
     mine = {canonical(name) for name in managed(observed.config) | wanted.settings.keys()}
     lines = [HEADER + " ".join(sorted(wanted.settings))]
     if waiting:
         lines.append(WAITING + " ".join(sorted(waiting)))
-    lines += [f"{name} {quote(value)}" for name, value in sorted(wanted.settings.items())]
+    if pending:
+        lines.append(PENDING + " ".join(sorted(pending)))
+    lines += [f"{name} {quote(name, value)}" for name, value in sorted(wanted.settings.items())]
     others = [
         f"{name} {value}"
         for name, values in sorted(parse(observed.config).items())
@@ -104,9 +114,29 @@ def render(wanted: Wanted, observed: Observed, waiting: t.Iterable[str] = ()) ->
     return "\n".join([*lines, *others]) + "\n"
 
 
-def quote(value: str) -> str:
+def quote(name: str, value: str) -> str:
     """Return a value as the file has it."""
+    if canonical(name) in SECRET:
+        # any sign may be in a password, and the server prints a line that it does not understand
+        signs = {ord('"'): '\\"', ord("\\"): "\\\\"}
+        inside = (signs.get(byte) or (chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}") for byte in value.encode())
+        return f'"{"".join(inside)}"'
     return '""' if value == "" else value
+
+
+def unquote(text: str) -> str | None:
+    """Return the one value that the server reads from a text of its file, or None where it reads none or several."""
+    if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'":
+        inside = text[1:-1].encode()
+        if text[0] == "'":
+            return inside.replace(b"\\'", b"'").decode(errors="replace")
+        if re.search(rb'(?<!\\)(?:\\\\)*"', inside) or re.fullmatch(rb"(?:.*[^\\])?(?:\\\\)*\\", inside, re.DOTALL):
+            return None
+        plain = _ESCAPE.sub(
+            lambda found: bytes([int(found[1], 16)]) if found[1] else _ESCAPES.get(found[2], found[2]), inside
+        )
+        return plain.decode(errors="replace")
+    return None if re.search(r"[\s\"']", text) else text
 
 
 def render_users(wanted: Wanted) -> str:
@@ -123,12 +153,14 @@ def plan(wanted: Wanted, observed: Observed) -> Plan:
     rules = {user.name: user.rules for user in wanted.users}
     for name, text in sorted(observed.refused_users.items()):
         raise OptionError("users[].rules", rules[name], f"the server refuses them for user {name}: {text}")
-    waiting = set()
+    waiting: set[str] = set()
+    pending: set[str] = set()
     if observed.running:
         declared = {canonical(name) for name in wanted.settings}
         before = managed(observed.config) | _listed(observed.config, WAITING)
         waiting = {name for name in before if canonical(name) not in declared}
-    config, users = render(wanted, observed, waiting), render_users(wanted)
+        pending = _pending(wanted, observed)
+    config, users = render(wanted, observed, waiting, pending), render_users(wanted)
     steps: list[Step] = []
     if not observed.data_exists:
         steps.append(Step("make", paths.data, "it is the data directory"))
@@ -140,7 +172,7 @@ def plan(wanted: Wanted, observed: Observed) -> Plan:
     if _differs(observed.config, config):
         steps.append(Step("write", paths.config, _why(observed.config), config))
     wrote = {step.object for step in steps}
-    live, restart = _live(wanted, observed, waiting) if observed.running else ([], [])
+    live, restart = _live(wanted, observed, waiting | pending) if observed.running else ([], [])
     steps += live
     if observed.running and (paths.users in wrote or observed.live_users != observed.meant_users):
         steps.append(Step("load", paths.users, "its users are others"))
@@ -155,7 +187,7 @@ def plan(wanted: Wanted, observed: Observed) -> Plan:
         steps.append(Step("start", paths.unit, "it does not run"))
     elif restart and wanted.may_restart:
         steps.append(Step("restart", paths.unit, f"only a restart applies {', '.join(restart)}"))
-        if waiting:
+        if waiting or pending:
             config = render(wanted, observed)
             steps.append(Step("write", paths.config, "nothing waits for a restart any more", config))
     return Plan(tuple(steps), tuple(restart), config, users)
@@ -167,7 +199,7 @@ def _why(text: str | None) -> str:
 
 def _differs(now: str | None, then: str) -> bool:
     """Compare what files say, not how: the server writes its own file anew in its own order."""
-    if now is None or managed(now) != managed(then) or _listed(now, WAITING) != _listed(then, WAITING):
+    if now is None or any(_listed(now, start) != _listed(then, start) for start in (HEADER, WAITING, PENDING)):
         return True
     return _compared(parse(now)) != _compared(parse(then))
 
@@ -178,9 +210,22 @@ def _compared(directives: t.Mapping[str, t.Sequence[str]]) -> dict[str, t.Any]:
         key = canonical(name)
         if key == "client-output-buffer-limit":
             found[key] = _limits(" ".join(values))
+        elif key in SECRET:
+            found[key] = [unquote(value) for value in values]
         else:
             found[key] = normal(" ".join(values)) if key in _JOINED else sorted(normal(value, key) for value in values)
     return found
+
+
+def _pending(wanted: Wanted, observed: Observed) -> set[str]:
+    """Return the directives that a running server does not tell, such as loadmodule, and that it was not started with."""
+    had, noted = parse(observed.config), _listed(observed.config, PENDING)
+    return {
+        name
+        for name, value in wanted.settings.items()
+        if observed.live.get(name) is None
+        and (name in noted or name not in had or not same(name, " ".join(had[name]), value))
+    }
 
 
 def _live(wanted: Wanted, observed: Observed, waiting: t.Iterable[str]) -> tuple[list[Step], list[str]]:
@@ -188,16 +233,14 @@ def _live(wanted: Wanted, observed: Observed, waiting: t.Iterable[str]) -> tuple
     steps, restart = [], []
     for name, value in sorted(wanted.settings.items()):
         now = observed.live.get(name)
-        # a directive that the server does not tell is taken from what its file had
-        if now is None:
-            now = " ".join(parse(observed.config).get(name, ["\0"]))
-        if same(name, now, value):
+        # what the server does not tell, it does not take either: that waits for a restart
+        if now is None or same(name, now, value):
             continue
         if name in AT_START_ONLY:
             restart.append(name)
         else:
             shown = "another value" if name in SECRET else f"{now or 'nothing'}"
-            steps.append(Step("set", name, f"it is {shown}".replace("\0", "not set"), value))
+            steps.append(Step("set", name, f"it is {shown}", value))
     restart += sorted(waiting)
     if observed.installed_version and observed.running_version != observed.installed_version:
         restart.append(f"version {observed.installed_version}")

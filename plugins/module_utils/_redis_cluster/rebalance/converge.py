@@ -190,10 +190,30 @@ def weights_of(seen: t.Mapping[str, Seen], given: t.Mapping[str, float]) -> dict
 
 
 def of_these_nodes(record: Record | None, seen: t.Mapping[str, Seen]) -> Record | None:
-    """Return a journal unless it is of a former cluster, whose nodes had the same names and other ids."""
-    if record is None or any(name in seen and seen[name].me.id != was for name, was in record.ids.items()):
+    """Return a journal if it is of these nodes; that of another cluster, or of a former one, has other names or other ids."""
+    named = record.ids.keys() & seen.keys() if record is not None else set()
+    if record is None or not named or any(seen[name].me.id != record.ids[name] for name in named):
         return None
     return record
+
+
+def require_free(path: str, record: Record | None, seen: t.Mapping[str, Seen]) -> None:
+    """Require that a journal may be replaced: another cluster's run that was begun could not be gone on with, or undone.
+
+    :raises HeadroomError: naming the journal.
+    """
+    if record is None or not record.goes_on or of_these_nodes(record, seen) is not None:
+        return
+    members = {one.me.id for one in seen.values()}
+    members.update(known for one in seen.values() if one.view is not None for known in one.view.members)
+    # a node of the journal that is a member still: it is this cluster's, and another node was replaced
+    if members.isdisjoint(record.ids.values()):
+        raise HeadroomError(
+            f"Failed to begin: journal {path} is of a run on another cluster, with {', '.join(sorted(record.ids))}, that has not ended. "
+            "Give this cluster a journal of its own with option 'journal' or 'cluster', or move the file away if that one is gone.",
+            code="journal_of_another",
+            journal=path,
+        )
 
 
 class _Run:
@@ -210,6 +230,9 @@ class _Run:
         self.total = 0
         # slot to where a plan of this run wanted it, the latest one for each
         self.aimed: dict[int, str] = {}
+        # slot to the keys and bytes of what is to move, as last measured, and what the first plan tells of it
+        self.sizes: t.Mapping[int, tuple[int, float]] = {}
+        self.told: t.Mapping[int, tuple[int, float]] = {}
         # looked at once, since they are the same wherever a slot is
         self.operations: t.Mapping[int, float] = {}
         self.unit = options.by
@@ -220,7 +243,11 @@ class _Run:
             if self.check_mode:
                 cures, owners = await mend.cures(fleet, seen)
                 owners.update(await self._arriving(fleet, seen))
-                planned, _ids = await self._plan(fleet, seen, owners, of_these_nodes(self.journal.read(), seen))
+                record = self.journal.read()
+                planned, _ids = await self._plan(fleet, seen, owners, of_these_nodes(record, seen))
+                if planned.moves:
+                    require_free(self.options.journal, record, seen)
+                self.told = self.sizes
                 return self._result(planned, planned, cures, finished=True)
             slots = slots_of(seen)
             if not slots.owners:
@@ -340,28 +367,42 @@ class _Run:
     async def _head_room(
         self, fleet: Fleet, seen: t.Mapping[str, Seen], planned: Plan, owners: t.Mapping[int, str]
     ) -> None:
-        """Require that every target has memory for what it is to take.
+        """Measure what is to move, and require that every target has memory for what it is to take.
 
         :raises HeadroomError: naming the first that has not.
         """
-        limited = {name for name in {move.target for move in planned.moves} if seen[name].number("maxmemory")}
-        if not limited:
+        if not planned.moves:
             return
-        counts = await measure.keys(fleet, {move.slot: owners[move.slot] for move in planned.moves})
+        self.sizes = await measure.sizes(fleet, {move.slot: owners[move.slot] for move in planned.moves})
         each = measure.bytes_per_key(seen)
-        for name in sorted(limited):
-            more = sum(counts[move.slot] * each.get(move.source, 0.0) for move in planned.moves if move.target == name)
-            less = sum(counts[move.slot] * each.get(move.source, 0.0) for move in planned.moves if move.source == name)
-            most = seen[name].number("maxmemory") * self.options.max_memory_ratio
-            used = seen[name].number("used_memory")
-            if used + more - less > most:
-                raise HeadroomError(
-                    f"Failed to plan: {name} on {seen[name].node.address} uses {used} bytes and would take {more - less:.0f} more, "
-                    f"above {most:.0f} (max_memory_ratio {self.options.max_memory_ratio:g} of its maxmemory). "
-                    "Give it more memory, a smaller weight, or raise max_memory_ratio.",
-                    code="memory",
-                    node=name,
-                )
+        change: dict[str, float] = dict.fromkeys(seen, 0.0)
+        for move in planned.moves:
+            keys, size = self.sizes[move.slot]
+            # where none of a slot's keys could be looked at, they are what a key of its source is
+            size = size or keys * each.get(move.source, 0.0)
+            change[move.target] += size
+            change[move.source] -= size
+        for name in sorted({move.target for move in planned.moves}):
+            self._require_memory(seen, name, change)
+
+    def _require_memory(self, seen: t.Mapping[str, Seen], name: str, change: t.Mapping[str, float]) -> None:
+        ratio = self.options.max_memory_ratio
+        one = seen[name]
+        limit, beside, where = one.number("maxmemory"), [name], f"{name} on {one.node.address} uses"
+        whose = "its maxmemory"
+        if not limit:
+            # what bounds it is the memory of its host, which its neighbours use too
+            limit = one.number("total_system_memory")
+            beside = sorted(other for other, row in seen.items() if row.node.host == one.node.host)
+            where, whose = f"{', '.join(beside)} on {one.node.host} use", f"its memory, since {name} has no maxmemory"
+        used, more = sum(seen[other].number("used_memory") for other in beside), sum(change[other] for other in beside)
+        if limit and used + more > limit * ratio:
+            raise HeadroomError(
+                f"Failed to plan: {where} {used} bytes and would take {more:.0f} more, above {limit * ratio:.0f} "
+                f"(max_memory_ratio {ratio:g} of {whose}). Give it more memory, a smaller weight, or raise max_memory_ratio.",
+                code="memory",
+                node=name,
+            )
 
     async def _converge(self, fleet: Fleet, keeper: Keeper) -> dict[str, t.Any]:
         options = self.options
@@ -390,12 +431,13 @@ class _Run:
                 record = of_these_nodes(self.journal.read(), seen)
                 planned, ids = await self._plan(fleet, seen, slots_of(seen).owners, record)
                 if first is None:
-                    first = planned
+                    first, self.told = planned, self.sizes
                     self.total = len(planned.moves)
                     # from here on: to look at the load may take longer than a slice
                     deadline = time.monotonic() + options.slice_s if options.slice_s else None
                 if not planned.moves:
                     break
+                require_free(self.options.journal, self.journal.read(), seen)
                 self._begin(planned, ids, record, slots_of(seen).owners)
                 await self._move(fleet, keeper, planned, ids, seen, deadline)
                 if deadline is not None and time.monotonic() >= deadline:
@@ -524,6 +566,11 @@ class _Run:
             "latency_max_ms": share(1.0),
         }
 
+    def _carried(self, slots: t.Iterable[int]) -> dict[str, int]:
+        """Return the keys and bytes of slots, as they were measured when the plan was made."""
+        found = [self.told.get(slot, (0, 0.0)) for slot in slots]
+        return {"keys": sum(keys for keys, _size in found), "bytes": round(sum(size for _keys, size in found))}
+
     def _result(self, planned: Plan, left: Plan, cures: t.Sequence[heal.Cure], finished: bool) -> dict[str, t.Any]:
         unit = self.unit
         after = planned.after if self.check_mode else left.before
@@ -534,7 +581,13 @@ class _Run:
             "after": [f"{share.name}: {share.slots} slots, {share.load:.6g} {unit}\n" for share in after],
         }
         moves = [
-            {"source": source, "target": target, "count": len(slots), "slots": format_slots(slots)}
+            {
+                "source": source,
+                "target": target,
+                "count": len(slots),
+                "slots": format_slots(slots),
+                **self._carried(slots),
+            }
             for (source, target), slots in planned.pairs().items()
         ]
         lines = [f"{row['source']} -> {row['target']}: {row['count']} slots: {row['slots']}\n" for row in moves]
@@ -542,7 +595,12 @@ class _Run:
             "changed": changed,
             "finished": finished,
             "summary": _summary(planned, cures, finished, self.check_mode),
-            "plan": {"id": planned.id, "moves": moves, "left_out": list(planned.left_out)},
+            "plan": {
+                "id": planned.id,
+                "moves": moves,
+                "left_out": list(planned.left_out),
+                **self._carried(move.slot for move in planned.moves),
+            },
             "shares": [_share(share, planned, shares, unit) for share in planned.before],
             "imbalance": {"before": round(imbalance(planned.before), 4), "after": round(imbalance(after), 4)},
             "healed": heal.as_rows(cures),

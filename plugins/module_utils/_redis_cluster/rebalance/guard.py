@@ -14,6 +14,11 @@ from dataclasses import dataclass, field
 from ..._common.errors import HeadroomError
 from ..observe import Fleet
 
+# what a move may have in hand at most, when it was waited for something else than the rate
+BURST_S = 1.0
+# a PING that takes longer is too slow for any limit below it, and need not be waited for
+PING_S = 1.0
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -54,9 +59,9 @@ class Guard:
         self.failed: list[BaseException] = []
         self._clear = asyncio.Event()
         self._clear.set()
-        self._started = time.monotonic()
-        # the progress goes on from one mechanism, and one attempt, to the next
-        self._bytes_before = progress.bytes
+        # the bytes that may move now; below 0 they are promised to moves that wait
+        self._allowed = 0.0
+        self._filled = time.monotonic()
         self._slow: HeadroomError | None = None
 
     def fail(self, error: BaseException) -> None:
@@ -84,45 +89,68 @@ class Guard:
 
     async def pace(self, size: int) -> None:
         """Wait until the rate allows so many bytes more, and until live commands are quick enough."""
+        await self._go_on()
+        rate = self.limits.max_rate_bytes_s
+        if not rate:
+            return
+        now = time.monotonic()
+        self._allowed = min(rate * BURST_S, self._allowed + (now - self._filled) * rate) - size
+        self._filled = now
+        if self._allowed < 0:
+            await asyncio.sleep(-self._allowed / rate)
+            # live commands may have become slow meanwhile
+            await self._go_on()
+
+    async def _go_on(self) -> None:
         await self._clear.wait()
         if self._slow is not None:
             raise self._slow
-        if not self.limits.max_rate_bytes_s:
-            return
-        moved = self.progress.bytes - self._bytes_before + size
-        ahead = moved / self.limits.max_rate_bytes_s - (time.monotonic() - self._started)
-        if ahead > 0:
-            await asyncio.sleep(ahead)
+
+    def _resume(self) -> None:
+        """Let the moves go on: the time in which nothing moved allows nothing more now."""
+        self._allowed = min(self._allowed, 0.0)
+        self._filled = time.monotonic()
+        self._clear.set()
 
     async def _watch(self, names: t.Sequence[str]) -> None:
         """Time a PING on each node beside the moves, and hold these back while it takes too long."""
-        slow_since = None
+        limit = self.limits.max_latency_ms
+        slow_since = silent_since = None
         while True:
             await asyncio.sleep(0.1)
             took = await asyncio.gather(*(self._ping(name) for name in names), return_exceptions=True)
             seen = [one for one in took if isinstance(one, float)]
+            failed = [one for one in took if isinstance(one, HeadroomError)]
             self.progress.latencies_ms.extend(seen)
-            limit = self.limits.max_latency_ms
-            if not limit or not seen:
+            if not limit:
                 continue
-            if max(seen) <= limit:
+            now = time.monotonic()
+            silent_since = (silent_since or now) if failed else None
+            # who does not answer is not quick either
+            if not failed and max(seen, default=0.0) <= limit:
                 if slow_since is not None:
-                    self.progress.paused_s += time.monotonic() - slow_since
-                slow_since = None
-                self._clear.set()
+                    self.progress.paused_s += now - slow_since
+                    slow_since = None
+                    self._resume()
                 continue
-            slow_since = slow_since or time.monotonic()
+            slow_since = slow_since or now
             self._clear.clear()
-            if time.monotonic() - slow_since > self.limits.latency_patience_s:
+            if silent_since is not None and now - silent_since > self.fleet.login.timeout_s:
+                # as any other command there would have ended
+                self._slow = failed[0]
+            elif now - slow_since > self.limits.latency_patience_s:
+                worst = f"took {max(seen):.1f} ms" if not failed else "had no answer"
                 self._slow = HeadroomError(
-                    f"Failed to keep live commands below max_latency_ms ({limit:g}): a PING took {max(seen):.1f} ms after "
+                    f"Failed to keep live commands below max_latency_ms ({limit:g}): a PING {worst} after "
                     f"{self.limits.latency_patience_s:g} s without moves. Look for other load, or raise the limit.",
                     code="latency",
                 )
+            if self._slow is not None:
                 self.fail(self._slow)
                 return
 
     async def _ping(self, name: str) -> float:
         started = time.monotonic()
-        await self.fleet.client(name, "watch").call("PING")
+        most_s = max(PING_S, 2 * self.limits.max_latency_ms / 1000)
+        await self.fleet.client(name, "watch").call("PING", timeout_s=min(most_s, self.fleet.login.timeout_s))
         return (time.monotonic() - started) * 1000

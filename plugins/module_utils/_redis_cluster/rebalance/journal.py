@@ -29,6 +29,11 @@ class Record:
     by: str = "slots"
 
     @property
+    def goes_on(self) -> bool:
+        """Whether its run was begun and has not ended."""
+        return self.state in ("running", "reverting")
+
+    @property
     def left(self) -> tuple[Move, ...]:
         """The moves that were not done."""
         return tuple(move for move in self.moves if move.slot not in self.done)
@@ -99,9 +104,16 @@ class Journal:
 
     @staticmethod
     def _append(path: str, event: t.Mapping[str, t.Any], flags: int = os.O_APPEND, durable: bool = True) -> None:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | flags, 0o600)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o600)
         try:
-            os.write(handle, (json.dumps(event, separators=(",", ":")) + "\n").encode())
+            # a line that a former writer could not end would make this one unreadable too
+            size = _whole(handle)
+            os.ftruncate(handle, size)
+            try:
+                _write(handle, (json.dumps(event, separators=(",", ":")) + "\n").encode())
+            except OSError:
+                os.ftruncate(handle, size)
+                raise
             if durable:
                 os.fsync(handle)
         finally:
@@ -114,6 +126,23 @@ class Journal:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _whole(handle: int) -> int:
+    """Return the length of a file up to the end of its last whole line."""
+    end = os.fstat(handle).st_size
+    while end:
+        first = max(0, end - 65536)
+        at = os.pread(handle, end - first, first).rfind(b"\n")
+        if at >= 0:
+            return first + at + 1
+        end = first
+    return 0
+
+
+def _write(handle: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(handle, data) :]
 
 
 def parse(lines: t.Sequence[str], path: str) -> Record | None:

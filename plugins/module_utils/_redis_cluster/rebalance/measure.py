@@ -17,9 +17,15 @@ from ..observe import Fleet
 from ..state import Seen
 
 SAMPLED_KEYS = 4
+# of the slots that are to move: together and of one slot, and how many names a key is picked from for each
+SAMPLED_TOGETHER = 8192
+SAMPLED_OF_SLOT = 32
+NAMES_FOR_ONE = 8
 COMMANDS_AT_ONCE = 2000
 # of one server, in a sample
 MOST_COMMANDS = 50_000
+# of a key in a slot that is open or has no owner yet
+ELSEWHERE = frozenset({"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN"})
 SCRIPTS = ("eval", "evalsha", "eval_ro", "evalsha_ro", "fcall", "fcall_ro")
 WORD = re.compile(rb'"((?:[^"\\]|\\.)*)"')
 ESCAPE = re.compile(rb"\\(?:x([0-9a-f]{2})|(.))", re.DOTALL)
@@ -27,16 +33,23 @@ ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b"}
 
 
 async def _in_pieces(
-    fleet: Fleet, name: str, commands: t.Sequence[t.Sequence[t.Any]], raw: bool = False
+    fleet: Fleet,
+    name: str,
+    commands: t.Sequence[t.Sequence[t.Any]],
+    raw: bool = False,
+    passing: t.Container[str] = (),
 ) -> list[t.Any]:
-    """Run many commands on a node without holding it up: it answers others between the pieces."""
+    """Run many commands on a node without holding it up: it answers others between the pieces.
+
+    :param passing: first words of errors that count as no answer.
+    """
     answers: list[t.Any] = []
     for first in range(0, len(commands), COMMANDS_AT_ONCE):
         answers += await fleet.client(name, "measure").pipeline(commands[first : first + COMMANDS_AT_ONCE], raw=raw)
     for answer in answers:
-        if isinstance(answer, ServerError):
+        if isinstance(answer, ServerError) and answer.word not in passing:
             raise answer
-    return answers
+    return [None if isinstance(answer, ServerError) else answer for answer in answers]
 
 
 def bytes_per_key(seen: t.Mapping[str, Seen]) -> dict[str, float]:
@@ -64,19 +77,43 @@ async def bytes_(fleet: Fleet, owners: t.Mapping[int, str]) -> dict[int, float]:
 
 
 async def _weigh(fleet: Fleet, name: str, slots: t.Sequence[int]) -> dict[int, float]:
+    return {
+        slot: size for slot, (_count, size) in (await _size(fleet, name, slots, SAMPLED_KEYS, SAMPLED_KEYS)).items()
+    }
+
+
+async def sizes(fleet: Fleet, owners: t.Mapping[int, str]) -> dict[int, tuple[int, float]]:
+    """Return slot to its number of keys and their bytes: the fewer slots, the more of their keys are looked at."""
+    most = max(1, min(SAMPLED_OF_SLOT, SAMPLED_TOGETHER // max(1, len(owners))))
+
+    async def size(fleet: Fleet, name: str, slots: t.Sequence[int]) -> dict[int, tuple[int, float]]:
+        return await _size(fleet, name, slots, most, most * NAMES_FOR_ONE)
+
+    return await _each(fleet, owners, size)
+
+
+async def _size(fleet: Fleet, name: str, slots: t.Sequence[int], most: int, names: int) -> dict[int, tuple[int, float]]:
+    """Return slot to its keys and bytes, by MEMORY USAGE of some of its keys.
+
+    :param most: keys that are looked at in each slot.
+    :param names: keys of each slot that these are picked from, evenly: the server tells the latest ones first.
+    """
     counts = await _count(fleet, name, slots)
     filled = [slot for slot in slots if counts[slot]]
-    found = await _in_pieces(
-        fleet, name, [("CLUSTER", "GETKEYSINSLOT", slot, SAMPLED_KEYS) for slot in filled], raw=True
-    )
-    sampled = [(slot, key) for slot, few in zip(filled, found, strict=True) for key in few]
-    sizes = await _in_pieces(fleet, name, [("MEMORY", "USAGE", key) for _slot, key in sampled])
+    found = await _in_pieces(fleet, name, [("CLUSTER", "GETKEYSINSLOT", slot, names) for slot in filled], raw=True)
+    sampled = [
+        (slot, some[len(some) * at // few])
+        for slot, some in zip(filled, found, strict=True)
+        for few in [min(most, len(some))]
+        for at in range(few)
+    ]
+    answers = await _in_pieces(fleet, name, [("MEMORY", "USAGE", key) for _slot, key in sampled], passing=ELSEWHERE)
     totals: dict[int, list[int]] = {slot: [] for slot in slots}
-    for (slot, _key), size in zip(sampled, sizes, strict=True):
+    for (slot, _key), size in zip(sampled, answers, strict=True):
         # none: the key went between the two questions
         if size is not None:
             totals[slot].append(int(size))
-    return {slot: counts[slot] * sum(few) / len(few) if few else 0.0 for slot, few in totals.items()}
+    return {slot: (counts[slot], counts[slot] * sum(few) / len(few) if few else 0.0) for slot, few in totals.items()}
 
 
 async def operations(fleet: Fleet, owners: t.Mapping[int, str], for_s: float) -> tuple[dict[int, float], str]:

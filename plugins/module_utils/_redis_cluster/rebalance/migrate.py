@@ -29,6 +29,10 @@ SLOTS_PER_LOOK = 8
 SLOTS_PER_SOURCE = 96
 SLOTS_PER_TARGET = 96
 MIGRATE_TIMEOUT_S = 10.0
+# while a source waits for a target that is silent it answers nobody: well before the others take it for failed it gives up
+NODE_TIMEOUT_SHARE = 0.25
+# of a server that does not tell its own
+NODE_TIMEOUT_S = 5.0
 # a source can do but one at a time: a second one would only queue in front of live commands
 GIVING_AT_ONCE = 1
 # a target works for a fifth of the time that its source waits
@@ -38,6 +42,34 @@ ATTEMPTS = 5
 SETSLOT_S = 0.1
 # what a target says that is over in a moment
 PASSING = ("IOERR", "TRYAGAIN", "CLUSTERDOWN", "LOADING")
+
+
+class Quota:
+    """How many slots each node may have open at the same time, as a source and as a target."""
+
+    def __init__(self, limits: Limits) -> None:
+        """Take the limits of each node."""
+        self._gives = limits.max_slots_per_source or SLOTS_PER_SOURCE
+        self._takes = limits.max_slots_per_target or SLOTS_PER_TARGET
+        self._open: dict[tuple[str, str], int] = {}
+        self._freed = asyncio.Event()
+
+    async def take(self, source: str, target: str, most: int) -> int:
+        """Wait until at least one slot may be opened between two nodes, and return how many up to ``most`` are."""
+        while True:
+            gives = self._gives - sum(count for (name, _target), count in self._open.items() if name == source)
+            takes = self._takes - sum(count for (_source, name), count in self._open.items() if name == target)
+            count = min(most, gives, takes)
+            if count > 0:
+                self._open[source, target] = self._open.get((source, target), 0) + count
+                return count
+            await self._freed.wait()
+
+    def give_back(self, source: str, target: str, count: int) -> None:
+        """Say that slots are closed again."""
+        self._open[source, target] -= count
+        self._freed.set()
+        self._freed = asyncio.Event()
 
 
 class Migration:
@@ -71,6 +103,11 @@ class Migration:
         self.guard = Guard(fleet, limits, self.progress)
         self._giving = {name: asyncio.Semaphore(GIVING_AT_ONCE) for name in ids}
         self._taking = {name: asyncio.Semaphore(TAKING_AT_ONCE) for name in ids}
+        self._quota = Quota(limits)
+        # seconds that a MIGRATE of each source may take
+        self._timeouts_s: dict[str, float] = {}
+        # targets that did not answer a source: they are asked before another one waits for them
+        self._doubtful: set[str] = set()
 
     async def run(self, moves: t.Sequence[Move]) -> None:
         """Move the slots, the pairs side by side. Where one pair fails the others stop at their next slots.
@@ -82,6 +119,7 @@ class Migration:
             pairs.setdefault((move.source, move.target), []).append(move.slot)
         if not pairs:
             return
+        self._timeouts_s = await migrate_timeouts_s(self.fleet, {source for source, _target in pairs})
         workers = [
             self._work(source, target, slots[part::2], self._batch(pairs, source, target), f"move{part}-{target}")
             for (source, target), slots in sorted(pairs.items())
@@ -91,7 +129,7 @@ class Migration:
         await self.guard.run({name for pair in pairs for name in pair}, workers)
 
     def _batch(self, pairs: t.Mapping[tuple[str, str], t.Any], source: str, target: str) -> int:
-        """Return how many slots one of a pair's two workers may have open, so that its nodes keep within their limits."""
+        """Return how many slots one of a pair's two workers opens at once, so that all pairs of its nodes have a share."""
         beside_source = sum(1 for pair in pairs if pair[0] == source)
         beside_target = sum(1 for pair in pairs if pair[1] == target)
         here = (self.limits.max_slots_per_source or SLOTS_PER_SOURCE) // beside_source
@@ -100,17 +138,33 @@ class Migration:
 
     async def _work(self, source: str, target: str, slots: list[int], batch: int, purpose: str) -> None:
         try:
-            for first in range(0, len(slots), batch):
-                if self.guard.failed or (self.deadline_s is not None and time.monotonic() >= self.deadline_s):
+            first = 0
+            while first < len(slots):
+                if self._ends():
                     return
                 await self.guard.clear()
-                if self.guard.failed:
-                    return
-                await self._move(source, target, slots[first : first + batch], purpose)
+                count = await self._quota.take(source, target, min(batch, len(slots) - first))
+                try:
+                    # to wait may have taken long
+                    if self._ends():
+                        return
+                    await self._move(source, target, slots[first : first + count], purpose)
+                except BaseException as error:
+                    # before its share is free, so that nobody begins with it
+                    self.guard.fail(error)
+                    raise
+                finally:
+                    self._quota.give_back(source, target, count)
+                first += count
         except BaseException as error:
-            self.guard.fail(error)
+            if error not in self.guard.failed:
+                self.guard.fail(error)
             if not isinstance(error, Exception):
                 raise
+
+    def _ends(self) -> bool:
+        """Whether no more slots are to be opened."""
+        return bool(self.guard.failed) or (self.deadline_s is not None and time.monotonic() >= self.deadline_s)
 
     async def _move(self, source: str, target: str, slots: t.Sequence[int], purpose: str) -> None:
         await open_slots(self.fleet, self.ids, source, target, slots, purpose)
@@ -138,8 +192,12 @@ class Migration:
                 await self.guard.pace(size)
                 try:
                     async with self._giving[source], self._taking[target]:
-                        answer = await client.call(*arguments, timeout_s=MIGRATE_TIMEOUT_S + self.fleet.login.timeout_s)
+                        await self._require_answer(target, purpose)
+                        limit_s = self._timeouts_s[source] + self.fleet.login.timeout_s
+                        answer = await client.call(*arguments, timeout_s=limit_s)
                 except ServerError as error:
+                    if error.word == "IOERR":
+                        self._doubtful.add(target)
                     failures += 1
                     self.progress.retries += 1
                     if failures > ATTEMPTS or not any(word in error.reply for word in PASSING):
@@ -151,13 +209,29 @@ class Migration:
                     self.progress.bytes += size
             pending = [slot for slot, keys in zip(pending, found, strict=True) if keys]
 
+    async def _require_answer(self, target: str, purpose: str) -> None:
+        """Ask a target that was silent, for a moment again if it is on its way back: a source that waits for it answers nobody.
+
+        :raises NodeError: when it does not answer.
+        """
+        for attempt in range(ATTEMPTS):
+            if target not in self._doubtful:
+                return
+            try:
+                await self.fleet.client(target, purpose).call("PING")
+                self._doubtful.discard(target)
+            except NodeError as error:
+                if error.code == "no_response" or attempt == ATTEMPTS - 1:
+                    raise
+                await asyncio.sleep(0.2 * (attempt + 1))
+
     def _batches(self, source: str, target: str, found: t.Sequence[t.Sequence[bytes]]) -> t.Iterator[t.Any]:
         """Yield the arguments of each MIGRATE with its number of keys and their estimated bytes."""
         each = max(1.0, self.bytes_per_key.get(source, 1.0))
         most = int(max(1, min(self.limits.max_keys_per_migrate, self.limits.max_bytes_per_migrate // each)))
         node, login = self.fleet.nodes[target], self.fleet.login
         # the source is the one that answers for its keys: what an interrupted move left at the target is older
-        head: list[t.Any] = ["MIGRATE", node.host, node.port, "", 0, int(MIGRATE_TIMEOUT_S * 1000), "REPLACE"]
+        head: list[t.Any] = ["MIGRATE", node.host, node.port, "", 0, int(self._timeouts_s[source] * 1000), "REPLACE"]
         if login.password is not None:
             head += ["AUTH2", login.user or "default", login.password]
         for keys in found:
@@ -172,6 +246,20 @@ def _raise_first(answers: t.Iterable[t.Any]) -> None:
     for answer in answers:
         if isinstance(answer, NodeError):
             raise answer
+
+
+async def migrate_timeouts_s(fleet: Fleet, sources: t.Iterable[str]) -> dict[str, float]:
+    """Return the seconds that a MIGRATE of each source may take: a fraction of those after which it is taken for failed."""
+    names = sorted(sources)
+    told = await asyncio.gather(
+        *(fleet.client(name).pipeline([("CONFIG", "GET", "cluster-node-timeout")]) for name in names)
+    )
+    found = {}
+    for name, (answer,) in zip(names, told, strict=True):
+        # a login without the right to ask gets an error
+        node_timeout_s = NODE_TIMEOUT_S if isinstance(answer, ServerError) or not answer else int(answer[1]) / 1000
+        found[name] = min(MIGRATE_TIMEOUT_S, max(0.05, NODE_TIMEOUT_SHARE * node_timeout_s))
+    return found
 
 
 def setslot_timeout_s(fleet: Fleet, slots: t.Sequence[int]) -> float:

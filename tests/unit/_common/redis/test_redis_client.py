@@ -196,3 +196,10 @@ def test_who_stops_waiting_closes_the_connection() -> None:
         return client._wire is None
 
     assert ask(saying(), work)
+
+
+def test_a_port_without_tls_is_told_of_where_tls_is_wanted() -> None:
+    error = failure(saying(), tls=True, timeout_s=0.3)
+    assert error.code == "no_response"
+    assert "no TLS connection within 0.3 s" in str(error)
+    assert "set tls to false if it has none" in str(error)

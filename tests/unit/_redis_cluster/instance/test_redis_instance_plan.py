@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import re
 import typing as t
 
@@ -26,10 +27,15 @@ from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.inst
     managed,
     parse,
     plan,
+    quote,
     render_users,
     same,
     shown,
+    unquote,
 )
+from clusters import world
+from hypothesis import given
+from hypothesis import strategies as st
 
 PATHS = Paths(Engine("redis"), 6379)
 SETTINGS = {"maxmemory": "2gb", "appendonly": "yes", "save": "900 1 300 10", "masterauth": "lab-only-secret"}
@@ -172,7 +178,7 @@ def test_a_former_secret_does_not_stay_under_the_other_name_of_its_directive() -
     text = plan(want(), Observed()).config.replace("masterauth", "primaryauth")
     planned = plan(want(masterauth="lab-only-another"), running(want(), config=text))
     assert "primaryauth" not in parse(planned.config)
-    assert parse(planned.config)["masterauth"] == ["lab-only-another"]
+    assert parse(planned.config)["masterauth"] == ['"lab-only-another"']
 
 
 def test_lines_that_others_wrote_stay() -> None:
@@ -266,3 +272,91 @@ def test_a_step_tells_no_value() -> None:
 def test_a_user_has_rules_that_only_later_versions_know(version: str | None, rules: str) -> None:
     user = User("replication", "+psync", "a" * 64, rules_since=(("9.0", "+x"), ("9.1", "+y")))
     assert user.at(version) == User("replication", rules, "a" * 64)
+
+
+PASSWORDS = [
+    "correct horse battery",
+    'pa"ss#word1',
+    "back\\slash1'x",
+    "ends with \\",
+    '"in quotes"',
+    "über\u2028line\x85",
+    "two\nlines\r\tand \x00",
+    "12345678k",
+]
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+def test_a_password_of_any_signs_is_one_value_of_one_line(password: str) -> None:
+    line = quote("masterauth", password)
+    assert line.isascii()
+    assert line.isprintable()
+    assert unquote(line) == password
+    wanted = want(masterauth=password)
+    assert plan(wanted, running(wanted)).steps == ()
+    # a file that a former version has written like this
+    former = running(wanted)
+    broken = (former.config or "").replace(f"masterauth {line}\n", f"masterauth {password}\n")
+    again = plan(wanted, dataclasses.replace(former, config=broken))
+    assert steps(again) in ([("write", PATHS.config)], [])
+    assert (steps(again) == []) == (password == "12345678k")
+    assert password not in shown(again.config)
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=20))
+def test_what_is_quoted_is_read_again(password: str) -> None:
+    assert unquote(quote("masterauth", password)) == password
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("plain1\\x", "plain1\\x"),
+        ("'single \\' quote'", "single ' quote"),
+        ('"two" "values"', None),
+        ('"no end\\"', None),
+        ("two values", None),
+        ('a"b', None),
+        ('""', ""),
+    ],
+)
+def test_what_a_server_reads_from_its_file(text: str, value: str | None) -> None:
+    assert unquote(text) == value
+
+
+def test_a_password_that_reads_like_a_size_is_no_size() -> None:
+    wanted = want(masterauth="12345678000")
+    before = running(want(masterauth="12345678k"))
+    assert steps(plan(wanted, before)) == [("write", PATHS.config), ("set", "masterauth")]
+
+
+def test_a_server_reads_it_from_its_file_as_it_is(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "redis.conf"
+    with world.World(tmp_path, include=str(file)) as one:
+        for number, password in enumerate(PASSWORDS):
+            file.write_text(f"masterauth {quote('masterauth', password)}\n")
+            one.alone(f"n{number}")
+            assert one[f"n{number}"].call("CONFIG", "GET", "masterauth") == {"masterauth": password}
+
+
+UNTOLD = {"loadmodule": "/x/y.so", "rename-command": 'KEYS ""', "include": "/x/more.conf"}
+
+
+@pytest.mark.parametrize("name", sorted(UNTOLD))
+def test_what_a_server_does_not_tell_waits_for_a_restart_until_there_was_one(name: str) -> None:
+    wanted = want(**{name: UNTOLD[name]})
+    live = {**LIVE, **SETTINGS, "maxmemory": LIVE["maxmemory"]}
+    before = running(want(), live=live)
+    first = plan(wanted, before)
+    assert (steps(first), first.restart_required) == ([("write", PATHS.config)], (name,))
+    # the file has it now, and the server has not
+    waits = dataclasses.replace(before, config=first.config)
+    again = plan(wanted, waits)
+    assert (again.steps, again.restart_required) == ((), (name,))
+    restarts = plan(dataclasses.replace(wanted, may_restart=True), waits)
+    assert steps(restarts) == [("restart", PATHS.unit), ("write", PATHS.config)]
+    after = plan(wanted, dataclasses.replace(before, config=restarts.config))
+    assert (after.steps, after.restart_required) == ((), ())
+    # and once it is not declared any more, until the next one
+    gone = plan(want(), dataclasses.replace(before, config=restarts.config))
+    assert (steps(gone), gone.restart_required) == ([("write", PATHS.config)], (name,))

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pathlib
 import stat
 
@@ -54,6 +56,47 @@ def test_a_writer_killed_in_the_middle_of_a_line_loses_that_line_alone(tmp_path:
         path.write_bytes(last[:length])
         assert journal.read().done == {1}
     path.write_bytes(last)
+    assert journal.read().done == {1, 2}
+
+
+def test_what_follows_a_torn_line_is_read(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "journal"
+    journal = Journal(str(path))
+    journal.begin("p1", MOVES, IDS)
+    journal.done([1])
+    whole = path.read_bytes()
+    for torn in (b"{", b'{"done":[2', b'{"done":[2]}', b'{"done":[' + b"2," * 50_000):
+        path.write_bytes(whole + torn)
+        journal.finish("balanced")
+        assert (journal.read().done, journal.read().state) == ({1}, "balanced")
+        assert path.read_bytes() == whole + b'{"state":"balanced"}\n'
+
+
+def test_a_line_that_the_disk_has_no_room_for_is_not_there_in_part(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal"
+    journal = Journal(str(path))
+    journal.begin("p1", MOVES, IDS)
+    whole = path.read_bytes()
+    write = os.write
+    room = [4, 3]
+
+    def short(handle: int, data: bytes) -> int:
+        if not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(handle, data[: room.pop()])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", short)
+        with pytest.raises(HeadroomError, match="No space left on device"):
+            journal.done([1])
+    assert path.read_bytes() == whole
+    # a system may write less than it was asked to, and be asked again
+    room = [1] * 1000
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", short)
+        journal.done([1, 2])
     assert journal.read().done == {1, 2}
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.headroom.scale.plugins.module_utils._common.errors import OptionError
+from ansible_collections.headroom.scale.plugins.module_utils._common.errors import HeadroomError, OptionError
 from ansible_collections.headroom.scale.plugins.module_utils._common.redis.client import NodeError
 from ansible_collections.headroom.scale.plugins.module_utils._common.redis.connection import connection_spec
 from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.rebalance import converge
@@ -94,6 +94,8 @@ class Cluster:
             **options,
         )
         one = converge._Run(given, check_mode)
+        if check_mode:
+            return asyncio.run(one.run())
         keeper = types.SimpleNamespace(check=lambda: None)
         try:
             return asyncio.run(one._converge(t.cast("t.Any", None), t.cast("t.Any", keeper)))
@@ -138,9 +140,11 @@ def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cluster:
     monkeypatch.setattr(converge.atomic, "finish", later(list))
     monkeypatch.setattr(converge.atomic, "dialects", later(dict))
     monkeypatch.setattr(converge.mend, "cures", later(lambda: ([], dict(one.owners))))
+    monkeypatch.setattr(converge.atomic, "active", later(list))
     monkeypatch.setattr(converge.mechanism, "choose", lambda *_given: {})
     monkeypatch.setattr(converge.mechanism, "Mover", Mover)
     monkeypatch.setattr(converge.measure, "bytes_per_key", lambda _seen: {})
+    monkeypatch.setattr(converge._Run, "_head_room", later(lambda: None))
     monkeypatch.setattr(converge.measure, "operations", operations)
     monkeypatch.setattr(converge.measure, "keys", later(lambda: one.loads))
     return one
@@ -204,6 +208,35 @@ def test_a_look_at_the_load_that_takes_longer_than_a_slice_leaves_time_to_move(c
     cluster.loads = {slot: 3.0 if slot < 1000 else 1.0 for slot in range(SLOTS)}
     cluster.sample_s = 0.2
     assert cluster.run(by="operations", slice_s=0.1)["progress"]["slots"] == 444
+
+
+@pytest.mark.parametrize("state", ["running", "reverting"])
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("ids", [{"x": "1", "y": "2"}, {"a": "other", "b": "others"}])
+def test_a_journal_of_a_run_on_another_cluster_stays(
+    cluster: Cluster, ids: dict[str, str], check: bool, state: str
+) -> None:
+    Journal(str(cluster.journal)).begin("theirs", [Move(1, "x", "y")], ids, state)
+    before = cluster.journal.read_text()
+    # with nothing to do there is nothing to refuse
+    assert cluster.run()["changed"] is False
+    with pytest.raises(HeadroomError, match=r"is of a run on another cluster, with .* that has not ended"):
+        cluster.run(check_mode=check, weights={"a": 2.0})
+    assert (cluster.journal.read_text(), cluster.moved) == (before, 0)
+    # what it says is nothing to undo here either
+    assert cluster.run(state="reverted")["changed"] is False
+
+
+def test_a_journal_of_another_cluster_that_has_ended_and_one_with_a_replaced_node_are_kept_beside(
+    cluster: Cluster,
+) -> None:
+    former = cluster.journal.with_name("journal.former")
+    Journal(str(cluster.journal)).begin("theirs", [Move(1, "x", "y")], {"x": "1", "y": "2"}, "balanced")
+    cluster.run(weights={"a": 1.1})
+    assert (Journal(str(former)).read().plan_id, cluster.state) == ("theirs", "balanced")
+    Journal(str(cluster.journal)).begin("ours", [Move(1, "a", "b")], {"a": "a", "b": "replaced"}, "running")
+    assert cluster.run(weights={"a": 1.3})["changed"]
+    assert (Journal(str(former)).read().plan_id, cluster.state) == ("ours", "balanced")
 
 
 def test_what_goes_back_goes_back_whole(cluster: Cluster) -> None:
