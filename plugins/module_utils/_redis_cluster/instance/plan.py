@@ -130,7 +130,8 @@ def unquote(text: str) -> str | None:
         inside = text[1:-1].encode()
         if text[0] == "'":
             return inside.replace(b"\\'", b"'").decode(errors="replace")
-        if re.search(rb'(?<!\\)(?:\\\\)*"', inside) or re.fullmatch(rb"(?:.*[^\\])?(?:\\\\)*\\", inside, re.DOTALL):
+        # what is left without its escapes would end the value too early, or not at all
+        if re.search(rb'["\\]', _ESCAPE.sub(b"", inside)):
             return None
         plain = _ESCAPE.sub(
             lambda found: bytes([int(found[1], 16)]) if found[1] else _ESCAPES.get(found[2], found[2]), inside
