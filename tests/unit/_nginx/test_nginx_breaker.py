@@ -151,14 +151,14 @@ def test_a_check_counts_what_it_expects(pair: Pair, what: str, fails: int, passe
     else:
         checked.name = "nobody"
     pair.wait("a1", "open")
-    # one may have been on its way
-    assert fails <= checked.requests - before <= fails + 1
+    # one may have been on its way, before or after it was told
+    assert fails - 1 <= checked.requests - before <= fails + 1
     assert pair.state("a2") == "closed"
 
     before = checked.requests
     checked.status, checked.name = good
     pair.wait("a1", "half_open")
-    assert passes <= checked.requests - before <= passes + 1
+    assert passes - 1 <= checked.requests - before <= passes + 1
 
 
 def test_a_server_that_does_not_answer_in_time_is_given_up(pair: Pair) -> None:

@@ -183,7 +183,11 @@ def test_the_former_id_of_a_node_that_was_replaced_is_forgotten(world: World) ->
     world["n6"].wipe()
     time.sleep(NODE_TIMEOUT_MS / 500)
     world["n6"].start()
-    wait(lambda: "noaddr" in world["n1"].view().members[former].flags, "n1 to find another one there")
+    others = [world[name] for name in ("n1", "n2", "n3", "n4", "n5")]
+    wait(
+        lambda: all("noaddr" in one.view().members[former].flags for one in others),
+        "all others to find another one there",
+    )
 
     check = form(world, True, replicas=1)
     assert former in check["diff"]["before"]
