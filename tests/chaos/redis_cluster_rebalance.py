@@ -4,9 +4,10 @@
 """Make a fault at every step of a move of slots, under a workload that checks its own data.
 
 Each point starts ``playbooks/redis_rebalance.yml``, which stands still at an exact step of its work while the fault is made: the
-controller is killed, or the server of the source or the target is (SIGKILL; systemd starts it again), or the host of the source
-loses its network, for less or for more than the cluster's node timeout. Then the same playbook runs again. It must succeed; all
-slots must be covered, none open, all nodes of one mind, every primary have its share, and nothing that was acknowledged be gone.
+controller is killed, or the server of the source or the target is (SIGKILL; systemd starts it again), or either stays down for longer than
+the cluster's node timeout, so that its replica takes over, or the host of the source or the target loses its network, for less or for
+more than that. Then the same playbook runs again. It must succeed; all slots must be covered, none open, all nodes of one mind, every
+primary have its share, and nothing that was acknowledged be gone.
 
 A write counts as acknowledged when a replica has it too, since a failover may lose others: replication is asynchronous.
 """
@@ -19,6 +20,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,10 +69,16 @@ STEPS = (
     Step("plan in the place of the former", "journal", nth=2),
     Step("first slots in the journal", "journal line", nth=2),
 )
-POINTS = [(fault, step) for fault in ("controller", "source", "target") for step in STEPS] + [
-    (fault, step) for fault in CUTS_S for step in STEPS[1::2]
+# a replica takes over within the node timeout of 5 s and a vote
+DOWN_S = 9.0
+DOWN = {"source down": "source", "target down": "target"}
+CUTS = {f"{side} {cut}": (side, seconds) for side in ("source", "target") for cut, seconds in CUTS_S.items()}
+POINTS = [
+    *((fault, step) for fault in ("controller", "source", "target") for step in STEPS),
+    *((fault, step) for fault in CUTS for step in STEPS[1::2]),
+    *((fault, step) for fault in DOWN for step in STEPS[3:14:2]),
 ]
-QUICK = [("controller", STEPS[10]), ("target", STEPS[8])]
+QUICK = [("controller", STEPS[10]), ("target", STEPS[8]), ("source down", STEPS[7])]
 
 
 class Cluster:
@@ -203,16 +211,24 @@ def make(
         run.kill()
         return "killed"
     here = cluster.addresses.get(at["address"], "")
-    side = targets if fault == "target" else sources
+    side = targets if fault.startswith("target") else sources
     victim = here if here in side else side[0]
     host, port = victim.split("-")
-    if fault in CUTS_S:
-        timer = Network(f"headroom-{host}").cut(CUTS_S[fault])
-        code = run.go_on()
+    unit = f"redis-server@{port}"
+    timer = None
+    if fault in CUTS:
+        timer = Network(f"headroom-{host}").cut(CUTS[fault][1])
+    else:
+        cluster.lab.run(host, "systemctl", "kill", "--signal=KILL", unit)
+    if fault in DOWN:
+        # systemd must not start it again by itself
+        cluster.lab.run(host, "systemctl", "stop", unit)
+        timer = threading.Timer(DOWN_S, cluster.lab.run, (host, "systemctl", "start", unit))
+        timer.start()
+    code = run.go_on()
+    if timer is not None:
         timer.join()
-        return "finished" if code == 0 else "failed"
-    cluster.lab.run(host, "systemctl", "kill", "--signal=KILL", f"redis-server@{port}")
-    return "finished" if run.go_on() == 0 else "failed"
+    return "finished" if code == 0 else "failed"
 
 
 def point(fault: str, step: Step, weight: float, cluster: Cluster, directory: Path) -> dict[str, Any] | None:
@@ -243,8 +259,10 @@ def point(fault: str, step: Step, weight: float, cluster: Cluster, directory: Pa
 def main() -> int:
     """Make all faults, print a table and one JSON line, and fail when anything was lost or left undone."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fault", choices=["controller", "source", "target", *CUTS_S], help="faults of one kind only")
-    parser.add_argument("--quick", action="store_true", help="two points only")
+    parser.add_argument(
+        "--fault", choices=list(dict.fromkeys(fault for fault, _step in POINTS)), help="faults of one kind only"
+    )
+    parser.add_argument("--quick", action="store_true", help="three points only")
     options = parser.parse_args()
     points = QUICK if options.quick else [one for one in POINTS if options.fault in (None, one[0])]
 
@@ -264,13 +282,13 @@ def main() -> int:
                 seen = point(fault, step, WEIGHTS[number % 2], cluster, directory)
                 if seen is None:
                     skipped.append(f"{fault} {step.name}")
-                    print(f"{number:2} {fault:10} {step.name:28} was not reached", file=sys.stderr)
+                    print(f"{number:2} {fault:18} {step.name:28} was not reached", file=sys.stderr)
                     continue
                 gone = missing(client)
                 lost += gone
                 new = collections.Counter(error.split(":")[0] for error in workload.errors[errors:])
                 print(
-                    f"{number:2} {fault:10} {step.name:28} {seen['run']:8} then: {seen['again']:55} lost {gone}, "
+                    f"{number:2} {fault:18} {step.name:28} {seen['run']:8} then: {seen['again']:55} lost {gone}, "
                     f"errors {dict(new)}, {time.monotonic() - began:.0f} s",
                     file=sys.stderr,
                     flush=True,
