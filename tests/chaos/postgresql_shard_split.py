@@ -336,7 +336,15 @@ def main() -> int:
             dsns = [server.dsn(user="") for server in cluster.shards]
             routers = [server.dsn(user="") for server in cluster.routers]
             workload = Workload(
-                dsns, routers, "user=postgres", options.seed, direct=2, routed=2, keys=KEYS, pause_s=options.pause
+                dsns,
+                routers,
+                "user=postgres",
+                options.seed,
+                direct=2,
+                routed=2,
+                keys=KEYS,
+                pause_s=options.pause,
+                cascades=strategy == "directory",
             )
             workload.fill()
             fill(cluster)

@@ -135,14 +135,17 @@ class Routed:
 class Writer(threading.Thread):
     """Works on keys of its own, and knows what they must hold."""
 
-    def __init__(self, number: int, seed: int, client: Direct | Routed, keys: range, pause_s: float) -> None:
-        """Take the client and the keys."""
+    def __init__(
+        self, number: int, seed: int, client: Direct | Routed, keys: range, pause_s: float, cascades: bool = False
+    ) -> None:
+        """Take the client and the keys, and whether a row of the second table goes with its row of the first."""
         super().__init__(daemon=True)
         self.number = number
         self.client = client
         self.random = random.Random(seed * 1000 + number)
         self.keys = keys
         self.pause_s = pause_s
+        self.cascades = cascades
         # what each row must be; a row whose fate is not known has more than one entry, None for no row
         self.rows: dict[tuple[int, int], set[Row | None]] = collections.defaultdict(lambda: {None})
         # the same of the second table of the group
@@ -187,7 +190,7 @@ class Writer(threading.Thread):
         key: int,
         wanted: dict[tuple[int, int], Row | None],
         work: Callable[[Any], None],
-        items: dict[tuple[int, int], int] | None = None,
+        items: dict[tuple[int, int], int | None] | None = None,
     ) -> None:
         """Do work that makes rows, and those of the second table, what is wanted. Should it fail, they may be either."""
         before = {name: set(self.rows[name]) for name in wanted}
@@ -204,7 +207,7 @@ class Writer(threading.Thread):
                 self.rows.update(before)
                 self.items.update(items_before)
             raise
-        self.statements += len(wanted) + len(items or ())
+        self.statements += len(wanted) + sum(number is not None for number in (items or {}).values())
         for name, row in wanted.items():
             self.rows[name] = {row}
         for name, number in (items or {}).items():
@@ -277,7 +280,7 @@ class Writer(threading.Thread):
             if done.rowcount != 1:
                 self.wrong.append(f"delete of {name} found {done.rowcount} rows")
 
-        self.change(name[0], {name: None}, work)
+        self.change(name[0], {name: None}, work, {name: None} if self.cascades else None)
 
     def batch(self) -> None:
         """Insert rows of one key into both tables, in one transaction."""
@@ -391,14 +394,18 @@ class Workload:
         routed: int = 2,
         keys: int = 60,
         pause_s: float = 0.002,
+        cascades: bool = False,
     ) -> None:
-        """Take connection strings of shards and routers, and the number of writers of each kind."""
+        """Take connection strings of shards and routers, and the number of writers of each kind.
+
+        :param cascades: whether the second table refers to the first one, and what refers to a row is deleted with it.
+        """
         self.seed = seed
         self.routers = [f"{one} {login}" for one in routers]
         clients: list[Direct | Routed] = [Direct([f"{one} {login}" for one in shards], login) for _one in range(direct)]
         clients += [Routed(self.routers[number % len(routers)]) for number in range(routed)]
         self.writers = [
-            Writer(number, seed, client, range(number * keys, (number + 1) * keys), pause_s)
+            Writer(number, seed, client, range(number * keys, (number + 1) * keys), pause_s, cascades)
             for number, client in enumerate(clients)
         ]
         self.counter = Counter(self.routers[0]) if routed else None
