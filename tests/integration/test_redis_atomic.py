@@ -178,6 +178,15 @@ def test_a_second_run_of_the_role_changes_nothing(valkey9: Lab) -> None:
     assert valkey9.play("redis.yml", redis_hosts="valkey9").changed() == []
 
 
+def unmeasured(plan: dict[str, Any]) -> dict[str, Any]:
+    """Return a plan without the keys and bytes that it found, which the workload changes all the time."""
+
+    def rest(one: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in one.items() if name not in ("keys", "bytes")}
+
+    return {**rest(plan), "moves": [rest(move) for move in plan["moves"]]}
+
+
 def test_slots_move_and_come_back_and_check_mode_foretells_it(cluster: Lab, workload: list[Workload]) -> None:
     before = slots(cluster)
     heavy = {sorted(before)[0]: 3.0}
@@ -187,7 +196,7 @@ def test_slots_move_and_come_back_and_check_mode_foretells_it(cluster: Lab, work
 
     moved = play(cluster, weights=heavy).results("Slots as weighted")[HOST]
     assert (moved["mechanism"], moved["fallbacks"], moved["healed"]) == ("atomic", [], [])
-    assert moved["plan"] == foretold["plan"]
+    assert unmeasured(moved["plan"]) == unmeasured(foretold["plan"])
     assert moved["progress"]["slots"] == sum(row["count"] for row in moved["plan"]["moves"]) > 4000
     assert play(cluster, weights=heavy).changed() == []
 
