@@ -17,7 +17,7 @@ from .._common.errors import HeadroomError, OptionError
 from .._common.redis.client import ServerError
 from .._common.redis.connection import Login, nodes_spec, parse_nodes
 from .._common.redis.model import Node, format_slots
-from .lock import Keeper, Lock
+from .lock import Keeper, Lock, check_keeper, keeper_options
 from .observe import Fleet, settle
 from .state import Seen, calm, require_all, slots_of
 
@@ -31,8 +31,7 @@ def failover_spec() -> ArgumentSpec:
         {
             "away_from": {"type": "str", "required": True},
             "wait_s": {"type": "float", "default": 30.0},
-            "cluster": {"type": "str", "default": "redis"},
-            "lock_wait_s": {"type": "float", "default": 0.0},
+            **keeper_options(),
         }
     )
     return nodes_spec().merge(own)
@@ -61,13 +60,9 @@ def parse_options(params: t.Mapping[str, t.Any]) -> Options:
         raise OptionError("away_from", params["away_from"], f"give the name of one of the nodes: {', '.join(names)}.")
     if not 1 <= params["wait_s"] <= 3600:
         raise OptionError("wait_s", params["wait_s"], "give a number of seconds from 1 to 3600.")
-    if not 0 <= params["lock_wait_s"] <= 86400:
-        raise OptionError("lock_wait_s", params["lock_wait_s"], "give a number of seconds from 0 to 86400.")
-    cluster = params["cluster"]
-    if not cluster.strip() or not cluster.isprintable() or any(sign in cluster for sign in "{}/"):
-        raise OptionError("cluster", cluster, "give a printable name without braces and slashes.")
+    check_keeper(params)
     login = Login.from_params(params)
-    return Options(nodes, login, params["away_from"], params["wait_s"], cluster, params["lock_wait_s"])
+    return Options(nodes, login, params["away_from"], params["wait_s"], params["cluster"], params["lock_wait_s"])
 
 
 def offset(one: Seen) -> int:

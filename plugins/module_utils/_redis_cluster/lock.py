@@ -249,6 +249,24 @@ class Keeper:
 STATES = ("acquired", "extended", "released")
 
 
+def keeper_options() -> dict[str, t.Any]:
+    """Return the options of a module that holds the lock on its cluster while it works."""
+    return {"cluster": {"type": "str", "default": "redis"}, "lock_wait_s": {"type": "float", "default": 0.0}}
+
+
+def check_keeper(params: t.Mapping[str, t.Any]) -> None:
+    """Check these options beyond their types.
+
+    :raises OptionError: naming the option, its value and what to give instead.
+    """
+    cluster, wait_s = params["cluster"], params["lock_wait_s"]
+    if not 0 <= wait_s <= 86400:
+        raise OptionError("lock_wait_s", wait_s, "give a number of seconds from 0 to 86400.")
+    # a journal has the name in its own
+    if not cluster.strip() or not cluster.isprintable() or any(sign in cluster for sign in "{}/"):
+        raise OptionError("cluster", cluster, "give a printable name without braces and slashes.")
+
+
 def lock_spec() -> ArgumentSpec:
     """Return the options of ``redis_lock``, without those to log in."""
     own = ArgumentSpec(

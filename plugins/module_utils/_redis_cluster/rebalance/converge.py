@@ -20,7 +20,7 @@ from ..._common.errors import HeadroomError, OptionError
 from ..._common.redis.client import NodeError
 from ..._common.redis.connection import Login, nodes_spec, parse_nodes
 from ..._common.redis.model import Node, format_slots, key_slot
-from ..lock import Keeper, Lock
+from ..lock import Keeper, Lock, check_keeper, keeper_options
 from ..observe import Fleet, settle
 from ..state import Seen, blocked, calm, disagreements, gone, require_all, serves, slots_of, stale
 from . import atomic, heal, measure, mechanism, mend
@@ -58,9 +58,8 @@ def rebalance_spec() -> ArgumentSpec:
             "max_latency_ms": {"type": "float", "default": 0.0},
             "latency_patience_s": {"type": "float", "default": 60.0},
             "max_memory_ratio": {"type": "float", "default": 0.9},
-            "cluster": {"type": "str", "default": "redis"},
             "journal": {"type": "path"},
-            "lock_wait_s": {"type": "float", "default": 0.0},
+            **keeper_options(),
             "lock_token": {"type": "str", "no_log": True},
             "slice_s": {"type": "float", "default": 0.0},
         }
@@ -116,7 +115,7 @@ def parse_options(params: t.Mapping[str, t.Any]) -> Options:
     _number(params, "max_latency_ms", 0, 60000, "milliseconds, 0 for no limit,")
     _number(params, "latency_patience_s", 0, 86400, "seconds")
     _number(params, "max_memory_ratio", 0.1, 1, "a fraction")
-    _number(params, "lock_wait_s", 0, 86400, "seconds")
+    check_keeper(params)
     _number(params, "slice_s", 0, 86400, "seconds")
     if params["max_moves"] is not None and params["state"] == "reverted":
         raise OptionError(
@@ -125,8 +124,6 @@ def parse_options(params: t.Mapping[str, t.Any]) -> Options:
     if params["max_moves"] is not None:
         _number(params, "max_moves", 1, 16384, "slots")
     cluster = params["cluster"]
-    if not cluster.strip() or not cluster.isprintable() or any(sign in cluster for sign in "{}/"):
-        raise OptionError("cluster", cluster, "give a printable name without braces and slashes.")
     journal = params["journal"] or os.path.expanduser(f"~/.local/state/headroom/redis_cluster-{cluster}.journal")
     if os.path.isdir(journal):
         raise OptionError("journal", journal, "it is a directory; give the path of a file.")

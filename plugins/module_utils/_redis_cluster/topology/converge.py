@@ -16,7 +16,7 @@ from ..._common.argspec import ArgumentSpec
 from ..._common.errors import HeadroomError, OptionError
 from ..._common.redis.connection import Login, nodes_spec, parse_nodes
 from ..._common.redis.model import SLOTS, Node, format_slots, key_slot, ranges
-from ..lock import Keeper, Lock
+from ..lock import Keeper, Lock, check_keeper, keeper_options
 from ..observe import Fleet, settle
 from ..rebalance import atomic, heal, measure, mechanism, mend
 from ..rebalance.guard import Limits
@@ -38,8 +38,7 @@ def cluster_spec() -> ArgumentSpec:
             "replicas_per_primary": {"type": "int", "default": 1},
             "allow_same_host": {"type": "bool", "default": False},
             "purge": {"type": "bool", "default": False},
-            "cluster": {"type": "str", "default": "redis"},
-            "lock_wait_s": {"type": "float", "default": 0.0},
+            **keeper_options(),
             "sync_wait_s": {"type": "float", "default": SYNC_S},
         }
     )
@@ -75,12 +74,9 @@ def parse_options(params: t.Mapping[str, t.Any]) -> Options:
     replicas = params["replicas_per_primary"]
     if not 0 <= replicas <= 10:
         raise OptionError("replicas_per_primary", replicas, "give a number of replicas from 0 to 10.")
-    for option in ("lock_wait_s", "sync_wait_s"):
-        if not 0 <= params[option] <= 86400:
-            raise OptionError(option, params[option], "give a number of seconds from 0 to 86400.")
-    cluster = params["cluster"]
-    if not cluster.strip() or not cluster.isprintable() or any(sign in cluster for sign in "{}/"):
-        raise OptionError("cluster", cluster, "give a printable name without braces and slashes.")
+    check_keeper(params)
+    if not 0 <= params["sync_wait_s"] <= 86400:
+        raise OptionError("sync_wait_s", params["sync_wait_s"], "give a number of seconds from 0 to 86400.")
     given = {entry["name"]: entry for entry in params["nodes"]}
     wanted = tuple(
         Wanted(node.name, node.host, given[node.name]["zone"] or node.host, given[node.name]["weight"])
@@ -93,7 +89,7 @@ def parse_options(params: t.Mapping[str, t.Any]) -> Options:
         replicas_per_primary=replicas,
         allow_same_host=params["allow_same_host"],
         purge=params["purge"],
-        cluster=cluster,
+        cluster=params["cluster"],
         lock_wait_s=params["lock_wait_s"],
         sync_wait_s=params["sync_wait_s"],
     )
