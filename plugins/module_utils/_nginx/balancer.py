@@ -304,18 +304,10 @@ local function held(u, s)
     return s.held
 end
 
--- whether a request was at a server, since it last had tried all of them
-local function tried(ctx, s)
+-- whether a request was at a server (s), or at one of an upstream (u), since it last had tried all of them
+local function tried(ctx, what, one)
     for n = ctx.from, #ctx.order do
-        if ctx.order[n].s == s then return true end
-    end
-    return false
-end
-
--- whether a request was at a server of an upstream, since it last had tried all of them
-local function begun(ctx, u)
-    for n = ctx.from, #ctx.order do
-        if ctx.order[n].u == u then return true end
+        if ctx.order[n][what] == one then return true end
     end
     return false
 end
@@ -325,13 +317,13 @@ local function left(u, ctx, some, refused)
     if not refused and ctx.from > #ctx.order then return some end
     local found = {}
     for _, i in ipairs(some) do
-        if not (refused and refused[i]) and not tried(ctx, u.servers[i]) then found[#found + 1] = i end
+        if not (refused and refused[i]) and not tried(ctx, "s", u.servers[i]) then found[#found + 1] = i end
     end
     return found
 end
 
 local function by_cookie(u, ctx, among)
-    if begun(ctx, u) then return nil end
+    if tried(ctx, "u", u) then return nil end
     local s = u.by_tag[ngx.var["cookie_" .. u.cookie] or ""]
     for _, i in ipairs(among) do
         if s and u.servers[i] == s then return i end
