@@ -37,27 +37,29 @@ def flush(layers: t.Sequence[Cache], in_flight_s: float, capsys: pytest.CaptureF
     return result
 
 
-def stale_reads(outer_first: bool, in_flight_s: float, flushes: int, capsys: pytest.CaptureFixture[str]) -> int:
-    """Change and flush all entities so many times, and return how many of them were read old after a flush."""
-    stale = 0
+def stale_reads(
+    outer_first: bool, in_flight_s: float, flushes: int, capsys: pytest.CaptureFixture[str]
+) -> t.Iterator[int]:
+    """Change and flush all entities so many times; after each flush, tell how many of them were read old."""
     with World() as world:
-        inner = world.cache(slow_s=SLOW_S, limit_s=LIMIT_S)
-        outer = world.cache(inner, slow_s=SLOW_S, limit_s=LIMIT_S)
+        # without a limit a fetch that a busy machine makes slow leaves something old too
+        limit_s = in_flight_s or 60.0
+        inner = world.cache(slow_s=SLOW_S, limit_s=limit_s)
+        outer = world.cache(inner, slow_s=SLOW_S, limit_s=limit_s)
         layers = [outer, inner] if outer_first else [inner, outer]
         world.hammer(outer, PATHS, readers=12)
         for version in range(1, flushes + 1):
             world.source.versions = dict.fromkeys(PATHS, version)
             result = flush(layers, in_flight_s, capsys)
             assert [row["state"] for row in result["layers"]] == ["flushed", "flushed"]
-            stale += sum(found != version for found in world.read(outer, PATHS))
+            yield sum(found != version for found in world.read(outer, PATHS))
         assert world.reads > 20 * flushes
-    return stale
 
 
 def test_nothing_old_is_read_after_a_flush(capsys: pytest.CaptureFixture[str]) -> None:
-    assert stale_reads(outer_first=False, in_flight_s=LIMIT_S, flushes=10, capsys=capsys) == 0
+    assert sum(stale_reads(outer_first=False, in_flight_s=LIMIT_S, flushes=10, capsys=capsys)) == 0
 
 
 @pytest.mark.parametrize("outer_first", [True, False])
 def test_one_pass_leaves_something_old_in_either_order(outer_first: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    assert stale_reads(outer_first, in_flight_s=0.0, flushes=6, capsys=capsys) > 0
+    assert any(stale_reads(outer_first, in_flight_s=0.0, flushes=100, capsys=capsys))

@@ -42,12 +42,21 @@ class Origin(ThreadingHTTPServer):
         self.headers: dict[str, str] = {"Cache-Control": "max-age=60"}
         self.slow_s = 0.0
         self.version = 1
+        self._connections: set[socket.socket] = set()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 
+    def process_request(self, request: t.Any, client_address: t.Any) -> None:
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
     def close(self) -> None:
+        """End, with the connections that are kept open."""
         self.shutdown()
         self.server_close()
+        for one in self._connections:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
 
 
 class Handler(BaseHTTPRequestHandler):
