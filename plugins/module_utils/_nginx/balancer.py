@@ -229,12 +229,15 @@ end
 
 local function connections(u, snap, i) return get(u, u.servers[i], "active", 0) / snap.weights[i] end
 
--- seconds that a server takes to answer; what is old counts less, so that a server that was slow is tried again
+-- what is left of a response time: half of it every two seconds, so that a server that once was slow is soon tried again
+local function aged(u, s)
+    return 0.5 ^ (math.max(0, ngx.now() - get(u, s, "response_at", 0)) / 2)
+end
+
+-- seconds that a server takes to answer
 local function seconds(u, i)
     local s = u.servers[i]
-    local at = get(u, s, "response_at")
-    if not at then return 0.001 end
-    return math.max(0.001, get(u, s, "response", 0) * 0.5 ^ (math.max(0, ngx.now() - at) / 10))
+    return math.max(0.001, get(u, s, "response", 0) * aged(u, s))
 end
 
 local function wait(u, snap, i) return seconds(u, i) * (get(u, u.servers[i], "active", 0) + 1) / snap.weights[i] end
@@ -505,6 +508,8 @@ local function note_time(u, s, took)
     mean.sum, mean.count = mean.sum + took, mean.count + 1
     if now - mean.at < 0.05 and u.algorithm ~= "least_time" then return end
     local before, kept = get(u, s, "response"), 0.9 ^ mean.count
+    -- where it decides who is asked, one slow answer must not outweigh all that come after it
+    if u.algorithm == "least_time" then kept = kept * aged(u, s) end
     put(u, s, "response", before and before * kept + mean.sum / mean.count * (1 - kept) or mean.sum / mean.count)
     put(u, s, "response_at", now)
     mean.sum, mean.count, mean.at = 0, 0, now
