@@ -29,8 +29,8 @@ from ansible_collections.headroom.scale.plugins.module_utils._common.nginx.obser
 from ansible_collections.headroom.scale.plugins.module_utils._common.nginx.plan import parse_build
 from ansible_collections.headroom.scale.plugins.module_utils._nginx.options import config_spec, parse_wanted
 from ansible_collections.headroom.scale.plugins.module_utils._nginx.render import render
+from ports import free_port
 from web import nginx
-from web.nginx import free_port
 
 NGINX_ROOT = str(nginx.FOUND or "").rstrip("/")
 PROGRAM = f"{NGINX_ROOT}/usr/sbin/nginx"

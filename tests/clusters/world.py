@@ -18,7 +18,6 @@ import json
 import os
 import pathlib
 import random
-import socket
 import subprocess
 import time
 import types
@@ -34,15 +33,13 @@ from ansible_collections.headroom.scale.plugins.module_utils._common.redis.model
     key_slot,
     parse_view,
 )
+from ports import HOST, free_port
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # packages unpacked with dpkg -x, or a host where they are installed
 PLACES = [pathlib.Path(os.environ.get("HEADROOM_REDIS_ROOT", ROOT / ".cache" / "redis")), pathlib.Path("/")]
 PROGRAM = "usr/bin/redis-server"
 FOUND = next((place for place in PLACES if (place / PROGRAM).exists()), None)
-HOST = "127.0.0.1"
-# below what the system gives out by itself, for the bus too
-PORTS = (10000, 22000)
 BUS = 10000
 NODE_TIMEOUT_MS = 1000
 WAIT_S = 15.0
@@ -56,16 +53,6 @@ SETTINGS = {
     "appendonly": "no",
     "save": "",
 }
-
-
-def free_port() -> int:
-    """Return a port of loopback that nobody has, and whose port for the bus nobody has."""
-    while True:
-        port = random.randint(*PORTS)
-        with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as other:
-            one.bind((HOST, port))
-            other.bind((HOST, port + BUS))
-            return port
 
 
 @dataclasses.dataclass
@@ -166,9 +153,9 @@ class World:
         return self.servers[name]
 
     def _make(self, name: str) -> Server:
-        taken = {server.port for server in self.servers.values()}
-        port = next(port for port in iter(free_port, None) if port not in taken)
-        server = Server(name, f"{random.getrandbits(160):040x}", port, self.directory / name, dict(self.settings))
+        server = Server(
+            name, f"{random.getrandbits(160):040x}", free_port(BUS), self.directory / name, dict(self.settings)
+        )
         server.directory.mkdir()
         self.servers[name] = server
         return server

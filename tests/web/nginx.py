@@ -13,7 +13,6 @@ import os
 import pathlib
 import shutil
 import signal
-import socket
 import subprocess
 import time
 
@@ -36,13 +35,6 @@ fi
 exec unshare --mount sh -c 'mount -t tmpfs none /var/lib && mkdir -p /var/lib/nginx && mount -t tmpfs none /var/log &&
     mkdir /var/log/nginx && mount --bind {directory}/log /var/log/nginx && exec {root}/usr/sbin/nginx "$@"' nginx "$@"
 """
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody has."""
-    with contextlib.closing(socket.socket()) as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 class Nginx:

@@ -14,7 +14,7 @@ import typing as t
 
 import pytest
 from balancers.world import Balancer, Server, get, installed
-from web.nginx import free_port
+from ports import free_port
 
 
 def written(value: t.Any) -> bytes:

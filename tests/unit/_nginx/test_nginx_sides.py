@@ -17,7 +17,7 @@ import typing as t
 import pytest
 from ansible_collections.headroom.scale.plugins.module_utils._nginx.canary.plan import find
 from balancers.world import Balancer, Server, get, installed
-from web.nginx import free_port
+from ports import free_port
 
 
 class Sides:

@@ -30,7 +30,7 @@ from caches.world import Cache, World, said  # noqa: E402
 from cdn.emulator import LOGIN, Emulator  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from web.nginx import free_port
+from ports import free_port
 
 SECRET = "lab-only-purge-secret"
 DISTRIBUTION: dict[str, t.Any] = {

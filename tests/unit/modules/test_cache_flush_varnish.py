@@ -20,7 +20,7 @@ import urllib.request
 import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.headroom.scale.plugins.modules import cache_flush
-from web.nginx import free_port
+from ports import free_port
 from web.server import Handler, Server
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]

@@ -17,7 +17,7 @@ import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.headroom.scale.plugins.modules import nginx_canary
 from balancers.world import Balancer, Load, Server, installed
-from web.nginx import free_port
+from ports import free_port
 
 Result = dict[str, t.Any]
 # of a machine that is shared, no two servers are as fast as each other

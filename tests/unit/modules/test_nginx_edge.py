@@ -23,7 +23,8 @@ import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.headroom.scale.plugins.modules import cache_flush, nginx_edge
 from cdn.table import DESCRIPTION, ROWS, SECURITY
-from web.nginx import Nginx, free_port
+from ports import free_port
+from web.nginx import Nginx
 
 COUNTRY = "CloudFront-Viewer-Country"
 
