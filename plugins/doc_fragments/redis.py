@@ -1,7 +1,10 @@
 # Copyright: headroom.scale contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Options to log in to Redis and Valkey; they match ``module_utils/_common/redis/connection.py``."""
+"""Options to log in to Redis and Valkey, and of the lock on a cluster.
+
+They match ``module_utils/_common/redis/connection.py`` and ``module_utils/_redis_cluster/lock.py``.
+"""
 
 from __future__ import annotations
 
@@ -56,4 +59,21 @@ options:
     version_added: 0.1.0
 requirements:
   - hiredis (the Python library) >= 2.0 on the host that runs the module
+"""
+
+    # options of modules that hold the lock on their cluster
+    LOCK = r"""
+options:
+  cluster:
+    description:
+      - Name of the cluster's lock, which keeps two runs from working on the cluster at the same time.
+    type: str
+    default: redis
+    version_added: 0.1.0
+  lock_wait_s:
+    description:
+      - Seconds to wait for the lock.
+    type: float
+    default: 0
+    version_added: 0.1.0
 """

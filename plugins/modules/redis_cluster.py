@@ -14,6 +14,7 @@ author:
   - headroom.scale contributors (@headroom-scale)
 extends_documentation_fragment:
   - headroom.scale.redis
+  - headroom.scale.redis.lock
   - headroom.scale.attributes
 description:
   - Takes the declared nodes from whatever state they are in to one cluster. It introduces nodes to each other, assigns the
@@ -91,18 +92,6 @@ options:
       - A member with slots must answer the module as the listed nodes do. Its replicas stay with it until it is empty.
     type: bool
     default: false
-    version_added: 0.1.0
-  cluster:
-    description:
-      - Name of the lock on the cluster that keeps two runs from working on it at the same time.
-    type: str
-    default: redis
-    version_added: 0.1.0
-  lock_wait_s:
-    description:
-      - Seconds to wait for the lock.
-    type: float
-    default: 0
     version_added: 0.1.0
   sync_wait_s:
     description:

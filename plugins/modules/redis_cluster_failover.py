@@ -14,6 +14,7 @@ author:
   - headroom.scale contributors (@headroom-scale)
 extends_documentation_fragment:
   - headroom.scale.redis
+  - headroom.scale.redis.lock
   - headroom.scale.attributes
 description:
   - Makes a node a replica if it is a primary, before its server is restarted or its host is taken away.
@@ -67,18 +68,6 @@ options:
       - Seconds to wait for a replica that is caught up, and again for the change of the roles.
     type: float
     default: 30
-    version_added: 0.1.0
-  cluster:
-    description:
-      - Name of the lock on the cluster that keeps two runs from working on it at the same time.
-    type: str
-    default: redis
-    version_added: 0.1.0
-  lock_wait_s:
-    description:
-      - Seconds to wait for the lock.
-    type: float
-    default: 0
     version_added: 0.1.0
 seealso:
   - module: headroom.scale.redis_cluster_health

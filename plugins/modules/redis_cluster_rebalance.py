@@ -14,6 +14,7 @@ author:
   - headroom.scale contributors (@headroom-scale)
 extends_documentation_fragment:
   - headroom.scale.redis
+  - headroom.scale.redis.lock
   - headroom.scale.attributes
 description:
   - Gives every primary its share of slots, keys, bytes or operations, with the least movement, while clients work.
@@ -173,12 +174,6 @@ options:
     type: float
     default: 0.9
     version_added: 0.1.0
-  cluster:
-    description:
-      - Name of the cluster, for its lock and its journal.
-    type: str
-    default: redis
-    version_added: 0.1.0
   journal:
     description:
       - File on the host that runs the module that keeps the plan and what has been done.
@@ -186,12 +181,6 @@ options:
         one host need names or journals of their own. A run is refused that would replace the journal of another cluster's run
         that has not ended; one that has ended is kept beside it, with C(.former) at its end.
     type: path
-    version_added: 0.1.0
-  lock_wait_s:
-    description:
-      - Seconds to wait for the lock that keeps two runs from working on the cluster at the same time.
-    type: float
-    default: 0
     version_added: 0.1.0
   lock_token:
     description:
