@@ -73,8 +73,9 @@ options:
       algorithm:
         description:
           - How a server is chosen. V(round_robin) in turn; V(least_conn) the one with the fewest requests in flight; V(least_time) the one
-            that answers fastest for what it has in flight; V(random_two) the less loaded of two drawn ones; V(ip_hash) by the
-            client's network; V(hash) by O(upstreams[].hash_key) on a consistent ring. All heed weights.
+            that answers fastest for what it has in flight, where a former answer counts half as much every two seconds; V(random_two)
+            the less loaded of two drawn ones; V(ip_hash) by the client's network; V(hash) by O(upstreams[].hash_key) on a consistent
+            ring. All heed weights.
         type: str
         choices: [round_robin, least_conn, ip_hash, hash, random_two, least_time]
         default: round_robin
