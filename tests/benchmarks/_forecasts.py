@@ -10,12 +10,15 @@ import typing as t
 import warnings
 
 import numpy as np
-from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.tune.floors import DAY_S, Schedule, ahead
+from ansible_collections.headroom.scale.plugins.module_utils._autoscaling.tune.floors import (
+    DAY_S,
+    FIRST_DAY,
+    MARGINS,
+    Schedule,
+    ahead,
+)
 
 MODELS = ("holt_winters", "stl")
-# 1970 began on a Thursday, and schedules begin on Monday
-FIRST_DAY = 3
-MARGINS = ((0.5, 1.0), (0.8, 1.0), (0.95, 1.0), (0.99, 1.0), (0.99, 1.1))
 
 
 def forecaster(model: str) -> t.Callable[..., list[Schedule]]:

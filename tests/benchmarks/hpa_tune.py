@@ -107,6 +107,10 @@ def arguments(argv: t.Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="short traces and few specs, to see that it works")
     options = parser.parse_args(argv)
+    if options.floors != "quantiles" and importlib.util.find_spec("statsmodels") is None:
+        parser.error(
+            f"--floors {options.floors} needs statsmodels, which is not installed; install it, or take quantiles"
+        )
     if options.quick:
         options.days, options.test_days, options.candidates, options.sync = 4, 1, 60, 60
         options.only = options.only or ["diurnal", "flash"]

@@ -145,22 +145,28 @@ def test_a_demo_whose_step_did_nothing_ends_with_it(
 
 def test_a_load_that_failed_fails_its_verdict(lab: Lab, tmp_path: Path) -> None:
     """The demo waits for its load with async_status and an until, which must not take an end for a success."""
+    place = tmp_path / "place"
+    place.mkdir()
+    ends = f"until [ -e {place}/end ]; do sleep 0.2; done; echo '{{}}'; exit 1"
     tasks = [
-        {"command": "sh -c 'sleep 2; echo {}; exit 1'", "async": 30, "poll": 0, "register": "load"},
-        {
-            "async_status": {"jid": "{{ load.ansible_job_id }}"},
-            "register": "verdict",
-            "until": "verdict is finished",
-            "retries": 20,
-            "delay": 1,
-        },
+        {"command": {"argv": ["timeout", "60", "sh", "-c", ends]}, "async": 90, "poll": 0, "register": "demo_load"},
+        {"import_tasks": str(ROOT / "playbooks" / "tasks" / "end_load.yml")},
     ]
+    variables = {"demo_place": {"path": str(place)}, "demo_says": "all is well"}
     playbook = tmp_path / "load.yml"
     playbook.write_text(
-        json.dumps([{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": tasks}])
+        json.dumps(
+            [{"hosts": "localhost", "connection": "local", "gather_facts": False, "vars": variables, "tasks": tasks}]
+        )
     )
 
-    assert play(lab, playbook).code != 0
+    done = play(lab, playbook)
+
+    assert done.code != 0
+    results = {entry["task"]["name"]: entry["hosts"] for entry in done.data["plays"][0]["tasks"]}
+    assert results["Wait for its verdict"]["localhost"]["rc"] == 1
+    assert "Show what the load saw" not in results
+    assert not place.exists()
 
 
 def test_a_cluster_that_does_not_shrink_fails_the_demo_and_its_load_ends(lab: Lab, tmp_path: Path) -> None:

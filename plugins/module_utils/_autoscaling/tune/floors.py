@@ -19,7 +19,9 @@ from dataclasses import dataclass
 DAY_S, WEEK_S = 86_400, 604_800
 DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 # 1970 began on a Thursday
-_FIRST_DAY = 3
+FIRST_DAY = 3
+# quantile of what was needed, and what it is multiplied by, from the tightest to the most careful
+MARGINS = ((0.5, 1.0), (0.8, 1.0), (0.95, 1.0), (0.99, 1.0), (0.99, 1.1))
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Schedule:
 
     def at(self, at_s: float) -> int:
         """Return the floor at a time in seconds since 1970."""
-        moment = at_s + _FIRST_DAY * DAY_S
+        moment = at_s + FIRST_DAY * DAY_S
         return self.floors[int(moment // self.slot_s) % len(self.floors)]
 
     def over(self, first_s: float, syncs: int, sync_s: int, least: int, most: int) -> list[int]:
@@ -80,11 +82,11 @@ def forecast(
     period_s = WEEK_S if days >= 14 else DAY_S
     slots: list[list[int]] = [[] for _slot in range(period_s // slot_s)]
     for sync, need in enumerate(needs):
-        slots[int((first_s + sync * sync_s + _FIRST_DAY * DAY_S) // slot_s) % len(slots)].append(need)
+        slots[int((first_s + sync * sync_s + FIRST_DAY * DAY_S) // slot_s) % len(slots)].append(need)
     for values in slots:
         values.sort()
     found = []
-    for share, margin in ((0.5, 1.0), (0.8, 1.0), (0.95, 1.0), (0.99, 1.0), (0.99, 1.1)):
+    for share, margin in MARGINS:
         floors = [
             0 if not values else math.ceil(values[min(len(values) - 1, int(share * len(values)))] * margin - 1e-9)
             for values in slots
