@@ -41,7 +41,7 @@ def converge(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any
         aside,
         [one.certificate for one in wanted.virtual_servers if one.certificate],
         frozenset(upstream.name for upstream in wanted.upstreams),
-        lambda names: silent(wanted, names),
+        lambda names, release: silent(wanted, names, release),
         "upstream",
     )
     return {

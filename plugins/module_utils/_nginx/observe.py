@@ -16,11 +16,11 @@ from .model import Wanted
 from .render import RULES, probe_of
 
 
-def silent(wanted: Wanted, names: t.Collection[str]) -> frozenset[str]:
-    """Return those of the named upstreams that do not answer."""
+def silent(wanted: Wanted, names: t.Collection[str], release: str = "") -> frozenset[str]:
+    """Return those of the named upstreams that do not answer, where it matters by workers of a release."""
     probes = {upstream.name: probe_of(upstream) for upstream in wanted.upstreams if upstream.name in names}
     return host.silent_of(
-        probes, lambda name: host.answers(wanted.management, name, probes[name].statuses, probes[name].body)
+        probes, lambda name: host.answers(wanted.management, name, probes[name].statuses, probes[name].body, release)
     )
 
 

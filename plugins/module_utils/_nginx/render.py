@@ -15,6 +15,7 @@ from .._common.nginx.plan import LUA_MODULES
 from .._common.nginx.render import (
     HEADER,
     RELEASE,
+    SAYS_RELEASE,
     address,
     digest,
     http_common,
@@ -407,6 +408,7 @@ def _management(wanted: Wanted, lua: bool) -> list[str]:
             "        proxy_read_timeout 5s;",
             "        proxy_next_upstream error timeout;",
             "        proxy_next_upstream_tries 3;",
+            f"        {SAYS_RELEASE}",
             "    }",
         ]
     return [*lines, "    location / { return 404; }", "}"]

@@ -203,10 +203,10 @@ def test_what_is_no_answer_of_a_load_balancer_is_one_sentence(answer: bytes) -> 
 
 def test_a_probe_takes_an_answer_for_what_it_is() -> None:
     with saying(b"HTTP/1.0 302 Found\r\nLocation: http://127.0.0.1:1/\r\n\r\n") as port:
-        assert ask(f"http://127.0.0.1:{port}/") == (302, "")
+        assert ask(f"http://127.0.0.1:{port}/") == (302, "", "")
     for answer in (b"SSH-2.0-OpenSSH_10.0\r\n", BROKEN_OFF):
         with saying(answer) as port:
-            assert ask(f"http://127.0.0.1:{port}/") == (0, "")
+            assert ask(f"http://127.0.0.1:{port}/") == (0, "", "")
 
 
 def test_an_idle_server_is_drained_without_a_wait() -> None:

@@ -9,7 +9,9 @@ import contextlib
 import copy
 import http.client
 import json
+import os
 import pathlib
+import signal
 import socket
 import ssl
 import subprocess
@@ -21,6 +23,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.headroom.scale.plugins.module_utils._common.nginx import apply, observe
+from ansible_collections.headroom.scale.plugins.module_utils._common.nginx.model import Management
 from ansible_collections.headroom.scale.plugins.modules import cache_flush, nginx_edge
 from cdn.table import DESCRIPTION, ROWS, SECURITY
 from ports import free_port
@@ -562,6 +566,35 @@ def test_a_websocket_goes_through_where_nothing_is_kept(world: World) -> None:
                     viewer.sendall(text)
                     assert viewer.recv(100) == text.upper()
     assert world.ask("/live").status == 200
+
+
+def test_an_answer_by_the_workers_of_before_is_none(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.have()
+    changes = {"origins": [world.origin("one"), world.origin("two"), world.origin("new", "one", http_port=free_port())]}
+    before: frozenset[int] = frozenset()
+
+    def serving(management: Management) -> str:
+        """Hold new workers once they serve, so that those of before take what comes in the tenth of a second that both do."""
+        release = observe.serving(management)
+        new = observe.workers_of(world.nginx.master) - before
+        if new and release in world.nginx.config_file.read_text():
+            for pid in new:
+                os.kill(pid, signal.SIGSTOP)
+            goes_on = threading.Timer(0.4, lambda: [os.kill(pid, signal.SIGCONT) for pid in new])
+            goes_on.start()
+            held.append(goes_on)
+        return release
+
+    held: list[threading.Timer] = []
+    monkeypatch.setattr(apply, "serving", serving)
+    monkeypatch.setattr(apply, "POLL_S", 0.01)
+    for _dummy in range(2):
+        before = observe.workers_of(world.nginx.master)
+        failed = world.run(**changes, wait_s=2)
+        assert "origin new does not answer a probe" in failed.get("msg", ""), failed
+        for one in held:
+            one.join()
+    assert len(held) == 2
 
 
 def test_what_does_not_serve_is_taken_back(world: World) -> None:

@@ -50,7 +50,7 @@ def converge(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any
         functools.partial(_aside, edge, build, addresses),
         [edge.certificate] if edge.certificate else [],
         names,
-        lambda asked: silent(edge, asked),
+        lambda asked, release: silent(edge, asked, release),
         "origin",
         lambda: _make_directory(edge),
     )
@@ -74,9 +74,9 @@ def missing(edge: Edge, build: Build) -> list[tuple[str, str, str]]:
     return found
 
 
-def silent(edge: Edge, names: t.Collection[str]) -> frozenset[str]:
+def silent(edge: Edge, names: t.Collection[str], release: str = "") -> frozenset[str]:
     """Return those of the named origins that do not answer, or with nothing but errors of their own."""
-    return silent_of(names, lambda name: answers(edge.host.management, name, range(100, 500)))
+    return silent_of(names, lambda name: answers(edge.host.management, name, range(100, 500), release=release))
 
 
 def _aside(edge: Edge, build: Build, addresses: t.Mapping[str, str], base: str) -> tuple[str, dict[str, str]]:

@@ -14,6 +14,7 @@ from ..._common.nginx.model import Build
 from ..._common.nginx.plan import LUA_MODULES
 from ..._common.nginx.render import (
     RELEASE,
+    SAYS_RELEASE,
     address,
     digest,
     http_common,
@@ -480,6 +481,7 @@ def _management(edge: Edge) -> list[str]:
             f"        proxy_set_header X-Headroom 0,{number},{scheme};",
             '        proxy_set_header X-Headroom-Host "";',
             "        proxy_read_timeout 10s;",
+            f"        {SAYS_RELEASE}",
             "    }",
         ]
     return [*lines, "    location / { return 404; }", "}"]

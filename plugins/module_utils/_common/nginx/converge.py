@@ -39,9 +39,9 @@ class Declared:
     render_aside: t.Callable[[str], tuple[str, dict[str, str]]]
     # of certificates; one that is to be made before the run is not there to be checked
     certificates: t.Sequence[str]
-    # what has to answer a probe, which of it does not, and what such a thing is called
+    # what has to answer a probe, which of it does not (of these, by workers of this release), and what such a thing is called
     probed: frozenset[str]
-    silent: t.Callable[[t.Collection[str]], frozenset[str]]
+    silent: t.Callable[[t.Collection[str], str], frozenset[str]]
     kind: str
     prepare: t.Callable[[], None] = lambda: None
 
@@ -85,7 +85,7 @@ def converge(
                     config_file,
                     build.pid_file,
                     params["wait_s"],
-                    lambda: declared.silent(asked),
+                    lambda: declared.silent(asked, release),
                     declared.kind,
                 ),
                 now,

@@ -21,6 +21,7 @@ from dataclasses import replace
 from ..errors import HeadroomError, OptionError
 from .model import Build, Management, Observed
 from .plan import parse_build, release_of
+from .render import RELEASE_HEADER
 
 TIMEOUT_S = 30
 ASK_S = 12
@@ -57,28 +58,41 @@ def read(path: str) -> str | None:
         raise HeadroomError(f"Failed to read {path}: {error.strerror}. Run the task as root.") from error
 
 
-def ask(url: str, timeout_s: float = ASK_S) -> tuple[int, str]:
-    """Return status and body of an answer; status 0 when there was none."""
+def ask(url: str, timeout_s: float = ASK_S) -> tuple[int, str, str]:
+    """Return status, body and release of an answer; status 0 when there was none."""
     try:
         with OPENER.open(url, timeout=timeout_s) as answer:
-            return answer.status, answer.read(65536).decode("utf-8", "replace")
+            return _told(answer.status, answer)
     except urllib.error.HTTPError as error:
         with error:
-            return error.code, error.read(65536).decode("utf-8", "replace")
+            return _told(error.code, error)
     except (OSError, ValueError, http.client.HTTPException):
-        return 0, ""
+        return 0, "", ""
+
+
+def _told(status: int, answer: t.Any) -> tuple[int, str, str]:
+    # an origin may send a header of that name too; nginx adds its own last
+    return (
+        status,
+        answer.read(65536).decode("utf-8", "replace"),
+        (answer.headers.get_all(RELEASE_HEADER) or [""])[-1][-16:],
+    )
 
 
 def serving(management: Management) -> str:
     """Return the release that nginx serves, or nothing."""
-    status, text = ask(f"http://{management.address}:{management.port}/release", 3)
+    status, text, _release = ask(f"http://{management.address}:{management.port}/release", 3)
     return text.strip()[-16:] if status == 200 else ""
 
 
-def answers(management: Management, name: str, statuses: t.Collection[int], body: str = "") -> bool:
-    """Return whether something answers a probe that goes through nginx."""
-    status, text = ask(f"http://{management.address}:{management.port}/probe/{name}")
-    return status in statuses and body in text
+def answers(management: Management, name: str, statuses: t.Collection[int], body: str = "", release: str = "") -> bool:
+    """Return whether something answers a probe that goes through nginx.
+
+    :param release: the one that has to pass the probe on, if any: for a while after a reload, the workers of the release before
+        take connections too, and theirs may answer where this one does not.
+    """
+    status, text, passed_by = ask(f"http://{management.address}:{management.port}/probe/{name}")
+    return status in statuses and body in text and release in ("", passed_by)
 
 
 def silent_of(names: t.Iterable[str], answers: t.Callable[[str], bool]) -> frozenset[str]:

@@ -14,6 +14,9 @@ from .model import Build, Management
 
 HEADER = "# Written by headroom.scale: changes made by hand are replaced."
 RELEASE = "@RELEASE@"
+# which release passed a probe on
+RELEASE_HEADER = "X-Headroom-Release"
+SAYS_RELEASE = f"add_header {RELEASE_HEADER} {RELEASE} always;"
 CIPHERS = ":".join(
     (
         "ECDHE-ECDSA-AES128-GCM-SHA256",
