@@ -111,7 +111,8 @@ options:
     version_added: 0.1.0
   streams:
     description:
-      - Connections that copy one bucket, and indexes of it that are built, at the same time.
+      - Connections that copy one bucket, and processes that build its indexes, at the same time.
+      - Where there are more of these than indexes, the rest helps with each as parallel workers.
     type: int
     default: 2
     version_added: 0.1.0

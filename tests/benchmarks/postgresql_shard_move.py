@@ -39,6 +39,8 @@ BENCH = "postgresql_shard_move"
 NAMES = ("a", "b", "c", "r")
 BUCKET = 7
 WORKLOAD = Path(__file__).parents[1] / "workloads" / "postgresql_shards.py"
+# files of its log that a server keeps, so that no round makes them anew
+SETTINGS = {"min_wal_size": "2GB"}
 PEERS = ("pipe", "replication", "pgcopydb")
 # what is promised, for the field "within": how long ours may take beside a peer, ...
 MOST_OF = {"pipe": 1.25, "replication": 1.0, "pgcopydb": 1.0}
@@ -136,6 +138,8 @@ class Bench:
         """Remove what a peer has made."""
         with self.b.connect("peer") as connection:
             connection.execute("DROP TABLE IF EXISTS public.peer")
+            # a clone brings it along
+            connection.execute("DROP PUBLICATION IF EXISTS peer")
         self.settle()
 
     def by_pipe(self) -> float:
@@ -238,6 +242,9 @@ def total(bench: Bench, rows: int, rounds: int, peers: list[str]) -> None:
     inner: list[float] = []
     theirs: dict[str, list[float]] = {name: [] for name in peers}
     ways = {"pipe": bench.by_pipe, "replication": bench.by_replication, "pgcopydb": bench.by_pgcopydb}
+    # a server's first writes make the files of its log, which later ones find
+    bench.by_us()
+    bench.by_pipe()
     for _round in range(rounds):
         whole, move = bench.by_us()
         ours.append(whole)
@@ -351,20 +358,29 @@ def verification(bench: Bench, rounds: int) -> None:
     from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.model import Table
     from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.catalog import Shape
     from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.model import Leaf
-    from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.verify import (
+    from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.sums import (
         chunks_for,
         sums_query,
     )
+    from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.verify import FIRST_CHUNKS
 
     server = bench.cluster.servers[bench.cluster.placed()[BUCKET]]
-    columns = ("amount", "at", "id", "note", "user_id")
-    leaf, shape = Leaf(Table("public.orders", "user_id"), BUCKET), Shape(columns, {}, ("user_id", "id"))
+    types = {
+        "amount": "numeric(14,2)",
+        "at": "timestamp with time zone",
+        "id": "bigint",
+        "note": "text",
+        "user_id": "bigint",
+    }
+    shape = Shape(tuple(types), types, ("user_id", "id"), nullable=frozenset({"note"}))
+    leaf = Leaf(Table("public.orders", "user_id"), BUCKET)
     with server.connect() as connection:
+        connection.execute("SET timezone = 'UTC'")
         connection.execute("SET jit = off")
         connection.execute("SET enable_sort = off")
         (rows,) = connection.execute("SELECT reltuples FROM pg_class WHERE relname = 'orders_b7'").fetchone()
         (size,) = connection.execute("SELECT pg_relation_size('public.orders_b7')").fetchone()
-        query = sums_query(leaf, shape, chunks_for(rows)).as_string(connection)
+        query = sums_query(leaf, shape, chunks_for(rows, FIRST_CHUNKS)).as_string(connection)
         # reads each row, and not just its header
         plain = "SELECT count(*), max(length(note)), max(amount) FROM public.orders_b7"
         for workers in (0, 2):
@@ -431,7 +447,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     wanted = options.only or ["total", "verification", "blocks", "foreground", "growth"]
     try:
-        with tempfile.TemporaryDirectory() as name, running(servers_from(options, NAMES)) as servers:
+        with tempfile.TemporaryDirectory() as name, running(servers_from(options, NAMES), **SETTINGS) as servers:
             cluster = Cluster(servers, Path(name))
             cluster.declare(lambda number: "a" if number == BUCKET else "abc"[number % 3])
             bench = Bench(cluster, options.streams)

@@ -657,6 +657,73 @@ def test_a_bucket_of_any_types_moves_and_comes_back_with_what_was_written_since(
     assert counted(members, "r1") == (900, writer.written)
 
 
+ACTS = {
+    "name": "acts",
+    "strategy": "range",
+    "key_type": "integer",
+    "bounds": [1000000],
+    "placement": ["s1", "s2"],
+    "tables": [
+        {"name": "public.acts", "key": "id", "ddl": "CREATE TABLE public.acts (id integer PRIMARY KEY, text text)"}
+    ],
+}
+
+
+def draining(members: Members) -> list[dict[str, Any]]:
+    """Return the shards so that all of the first is to go to the second."""
+    first, second, third = (members.servers[name] for name in SHARDS)
+    return [{**first, "state": "draining"}, second, {**third, "weight": 0}]
+
+
+def test_autovacuum_makes_way_for_a_switch(members: Members) -> None:
+    members.declare(groups=[ACTS])
+    members.sql("s1", "INSERT INTO acts SELECT n, repeat('x', 500) FROM generate_series(1, 30000) n")
+    # a page takes it a tenth of a second, so that all take longer than a switch is tried
+    members.sql(
+        "s1",
+        "ALTER TABLE acts_b0 SET (autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1, "
+        "autovacuum_vacuum_threshold = 1, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_insert_threshold = 1, "
+        "autovacuum_vacuum_insert_scale_factor = 0)",
+    )
+    working = "SELECT 1 FROM pg_stat_progress_vacuum WHERE relid = 'acts_b0'::regclass"
+    members.sql("s1", "ALTER SYSTEM SET autovacuum_naptime = '1s'")
+    try:
+        members.sql("s1", "SELECT pg_reload_conf()")
+        members.sql("s1", "DELETE FROM acts WHERE id % 10 = 0")
+        until(lambda: bool(members.sql("s1", working)), 60)
+        # the publication ends it too; meanwhile it begins again
+        moved = rebalance(members, shards=draining(members), read_grace_s=0, max_rate_bytes_s=3_000_000)
+    finally:
+        members.sql("s1", "ALTER SYSTEM RESET autovacuum_naptime")
+        members.sql("s1", "SELECT pg_reload_conf()")
+    assert [(one["bucket"], one["state"], one["rows"]) for one in moved["moves"]] == [(0, "switched", 27000)]
+    # it was cancelled, and has not ended by itself
+    assert members.sql("s1", "SELECT last_autovacuum FROM pg_stat_all_tables WHERE relname = 'acts_b0'") == [(None,)]
+
+
+def test_rows_of_a_large_bucket_that_differ_are_counted_and_named(members: Members) -> None:
+    members.declare(groups=[ACTS])
+    members.sql("s1", "INSERT INTO acts SELECT n FROM generate_series(1, 999999) n")
+    members.sql("s1", "ANALYZE acts")
+
+    def corrupt() -> None:
+        until(lambda: members.sql("s1", "SELECT step FROM headroom.move") == [("indexes",)], 60)
+        # it waits for the index, and what the move does next waits for it
+        members.sql("s2", "SET session_replication_role = replica; UPDATE acts_b0 SET text = 'x' WHERE id % 1000 = 1")
+
+    corrupter = threading.Thread(target=corrupt)
+    corrupter.start()
+    task = members.task("rebalance", shards=draining(members), read_grace_s=0)
+    refused = members.play([task]).results("Run")["localhost"]
+    corrupter.join(60)
+    assert refused["failed"]
+    assert (
+        "1000 rows of table public.acts, bucket acts/0, with (id) from (1) to (999001), differ between s1 and s2."
+        in refused["msg"]
+    )
+    assert members.rows("acts")["r1"] == 999_999
+
+
 def rebalance(members: Members, *arguments: str, **options: Any) -> dict[str, Any]:
     """Rebalance, and return the module's result, which must be no failure."""
     result = members.play([members.task("rebalance", **options)], *arguments).results("Run")["localhost"]

@@ -49,6 +49,11 @@ _SETTINGS = {
 # of PostgreSQL 14 and later; older servers are refused in a sentence of their own
 _SETTINGS_14 = {"client_connection_check_interval": "5s", "idle_session_timeout": "0"}
 _SET_SQL = "SELECT set_config(name, setting, false) FROM unnest(%s::text[], %s::text[]) AS s (name, setting)"
+# autovacuum makes way for a statement that has waited for so long, if that waits at all: those of a move give up sooner than the
+# second that it is by default
+_DEADLOCK_SQL = """
+UNION ALL SELECT set_config('deadlock_timeout', '20ms', false) WHERE has_parameter_privilege('deadlock_timeout', 'SET')
+"""
 
 _HINTS = {
     "authentication_failed": "Check login_user and login_password.",
@@ -384,8 +389,10 @@ class Members:
                 autocommit=True,
                 row_factory=dict_row,
             )
-            settings = {**_SETTINGS, **(_SETTINGS_14 if connection.info.server_version >= 140000 else {})}
-            await connection.execute(_SET_SQL, [list(settings), list(settings.values())])
+            version = connection.info.server_version
+            settings = {**_SETTINGS, **(_SETTINGS_14 if version >= 140000 else {})}
+            query = _SET_SQL + (_DEADLOCK_SQL if version >= 150000 else "")
+            await connection.execute(query, [list(settings), list(settings.values())])
             return connection
 
         return await self.guarded(name, work(), None, self.timeout_s, "connect to")

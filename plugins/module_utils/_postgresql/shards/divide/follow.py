@@ -14,7 +14,8 @@ from ...._common.errors import HeadroomError
 from ..members import Members
 from ..move.catalog import Shape
 from ..move.model import Leaf, Move
-from ..move.verify import by_chunk, by_key, chunks_for, corrupt, differing, keys_query, sums_query
+from ..move.sums import chunks_for, keys_query, sums_query
+from ..move.verify import by_chunk, by_key, corrupt, differing
 from ..observed import Relation
 from . import catalog
 

@@ -88,6 +88,8 @@ class Shape:
     key: tuple[str, ...]
     # columns whose type has no hash, or one that counts numbers of a database's own catalogs, are compared as text
     as_text: frozenset[str] = frozenset()
+    # columns that may have no value
+    nullable: frozenset[str] = frozenset()
 
     def as_dict(self) -> dict[str, t.Any]:
         """Return it as the journal keeps it."""
@@ -96,12 +98,16 @@ class Shape:
             "types": dict(self.types),
             "key": list(self.key),
             "as_text": sorted(self.as_text),
+            "nullable": sorted(self.nullable),
         }
 
     @classmethod
     def from_dict(cls, entry: t.Mapping[str, t.Any]) -> Shape:
         """Return what :meth:`as_dict` wrote."""
-        return cls(tuple(entry["columns"]), dict(entry["types"]), tuple(entry["key"]), frozenset(entry["as_text"]))
+        columns = tuple(entry["columns"])
+        # a journal of before this was asked says nothing of it
+        nullable = frozenset(entry.get("nullable", columns))
+        return cls(columns, dict(entry["types"]), tuple(entry["key"]), frozenset(entry["as_text"]), nullable)
 
 
 async def facts(members: Members, shard: str, schema: str, name: str, purpose: str = "") -> Facts | None:
@@ -169,7 +175,8 @@ async def shape_of(members: Members, shard: str, found: Facts) -> Shape:
             if error.facts.get("sqlstate") != "42883":
                 raise
             as_text |= {name for name, other in types.items() if other == kind}
-    return Shape(tuple(types), types, primary_key(found), frozenset(as_text))
+    nullable = frozenset(one["name"] for one in columns if not one["not_null"])
+    return Shape(tuple(types), types, primary_key(found), frozenset(as_text), nullable)
 
 
 def table(schema: str, name: str) -> sql.Identifier:

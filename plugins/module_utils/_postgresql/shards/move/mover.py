@@ -33,6 +33,12 @@ LONGEST_S = 7 * 86400.0
 # a statement that only has to get a lock for a moment is tried again for so long
 DDL_PATIENCE_S = 60.0
 DDL_LOCK_S = 0.2
+# kilobytes, and what is left of what the server gives by itself
+_BUILD_SQL = """
+SELECT set_config('maintenance_work_mem', greatest(262144, m.setting::bigint)::text || 'kB', false),
+  set_config('max_parallel_maintenance_workers', least({workers}, w.setting::int)::text, false)
+FROM pg_settings m, pg_settings w WHERE m.name = 'maintenance_work_mem' AND w.name = 'max_parallel_maintenance_workers'
+"""
 
 
 class Repoint(t.Protocol):
@@ -133,26 +139,24 @@ class Carrier:
         await self.settle(finish)
 
     async def _side_by_side(self, work: t.Sequence[t.Sequence[sql.Composed]]) -> None:
-        """Build indexes, as many at a time as a copy has streams."""
+        """Build indexes, as many at a time as a copy has streams. Where there are fewer, they have as many processes together."""
         move = self.move
         waiting = list(work)
+        streams = self.context.settings.streams
+        count = max(1, min(streams, len(waiting)))
+        # workers of one build beside those of another cost more than they bring, unless there are processors for all of them
+        settings = _BUILD_SQL.format(workers=streams // count - 1)
 
         async def builder(number: int) -> None:
             purpose = f"index {move.id} {number}"
             try:
-                await self._long(
-                    move.target,
-                    "SELECT set_config('maintenance_work_mem', (greatest(262144, (SELECT setting::bigint FROM pg_settings"
-                    " WHERE name = 'maintenance_work_mem')))::text || 'kB', false)",
-                    purpose,
-                )
+                await self._long(move.target, settings, purpose)
                 while waiting:
                     for statement in waiting.pop(0):
                         await self._long(move.target, statement, purpose)
             finally:
                 await self.members.close(move.target, purpose)
 
-        count = max(1, min(self.context.settings.streams, len(waiting)))
         done = await asyncio.gather(*(builder(number) for number in range(count)), return_exceptions=True)
         for one in done:
             if isinstance(one, BaseException):

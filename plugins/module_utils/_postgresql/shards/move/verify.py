@@ -19,15 +19,16 @@ from dataclasses import dataclass, field
 from ...._common.errors import HeadroomError
 from ..members import Members
 from ..model import bucket_name
-from .catalog import Shape, table
+from .catalog import Shape
 from .model import Leaf, Move
 from .stream import Stream
+from .sums import chunks_for, keys_query, rows_query, sums_query
 
-if t.TYPE_CHECKING:
-    from psycopg import sql
-
-ROWS_PER_CHUNK = 200
-CHUNKS = (64, 65536)
+# sums of so many chunks stay in a processor's cache; beyond, each row costs half as much again
+FIRST_CHUNKS = 4096
+# of chunks with more rows, those of their parts are compared before rows are listed
+MANY_ROWS = 100_000
+FINEST_CHUNKS = 1 << 20
 # more than that is no matter of a moment
 MAX_SUSPECTS = 20_000
 ROUNDS = 20
@@ -48,81 +49,6 @@ class Verified:
     chunks: int = 0
     # keys of rows that were changed whenever they were looked at, by leaf
     unsettled: dict[str, list[Key]] = field(default_factory=dict)
-
-
-def chunks_for(rows: float) -> int:
-    """Return into how many chunks a leaf is cut, a power of two."""
-    wanted = max(CHUNKS[0], min(CHUNKS[1], int(rows / ROWS_PER_CHUNK)))
-    return 1 << (wanted - 1).bit_length()
-
-
-def hash_of(shape: Shape, columns: t.Iterable[str]) -> sql.Composed:
-    """Return the hash of some columns of a row."""
-    from psycopg import sql
-
-    parts = [
-        sql.SQL("{}::text").format(sql.Identifier(name)) if name in shape.as_text else sql.Identifier(name)
-        for name in columns
-    ]
-    return sql.SQL("hash_record_extended(ROW({}), 0)").format(sql.SQL(", ").join(parts))
-
-
-def sums_query(leaf: Leaf, shape: Shape, chunks: int) -> sql.Composed:
-    """Return what sums the rows of each chunk up."""
-    from psycopg import sql
-
-    return sql.SQL("SELECT {} & {} AS chunk, count(*) AS rows, bit_xor({}) AS sum FROM ONLY {} GROUP BY 1").format(
-        hash_of(shape, shape.key), sql.Literal(chunks - 1), hash_of(shape, shape.columns), table(leaf.schema, leaf.name)
-    )
-
-
-def escaped(part: sql.Composable) -> sql.SQL:
-    """Return a part of a statement with parameters in which a percent sign, as names may have, is none of them."""
-    from psycopg import sql
-
-    return sql.SQL(part.as_string(None).replace("%", "%%"))
-
-
-def keys_query(leaf: Leaf, shape: Shape, chunks: int) -> sql.Composed:
-    """Return what lists the rows of some chunks."""
-    from psycopg import sql
-
-    return sql.SQL(
-        "SELECT ARRAY[{}] AS key, {} AS hash FROM ONLY {} WHERE {} & {} = ANY (%s::bigint[]) LIMIT {}"
-    ).format(
-        escaped(sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in shape.key)),
-        escaped(hash_of(shape, shape.columns)),
-        escaped(table(leaf.schema, leaf.name)),
-        escaped(hash_of(shape, shape.key)),
-        sql.Literal(chunks - 1),
-        sql.Literal(64 * MAX_SUSPECTS),
-    )
-
-
-def rows_query(leaf: Leaf, shape: Shape) -> sql.Composed:
-    """Return what looks at some rows by their keys, given as one array of text for each column of the key."""
-    from psycopg import sql
-
-    name = table(leaf.schema, leaf.name)
-    hashed = sql.SQL("hash_record_extended(ROW({}), 0)").format(
-        sql.SQL(", ").join(
-            sql.SQL("r.{}::text" if one in shape.as_text else "r.{}").format(sql.Identifier(one))
-            for one in shape.columns
-        )
-    )
-    return sql.SQL("SELECT ARRAY[{}] AS key, {} AS hash FROM unnest({}) AS k ({}) JOIN ONLY {} r ON {}").format(
-        escaped(sql.SQL(", ").join(sql.SQL("r.{}::text").format(sql.Identifier(one)) for one in shape.key)),
-        escaped(hashed),
-        sql.SQL(", ").join(sql.SQL("%s::text[]") for _one in shape.key),
-        escaped(sql.SQL(", ").join(sql.Identifier(one) for one in shape.key)),
-        escaped(name),
-        escaped(
-            sql.SQL(" AND ").join(
-                sql.SQL("r.{0} = k.{0}::{1}").format(sql.Identifier(one), sql.SQL(shape.types[one]))
-                for one in shape.key
-            )
-        ),
-    )
 
 
 def by_key(rows: t.Iterable[t.Mapping[str, t.Any]]) -> dict[Key, int]:
@@ -170,22 +96,28 @@ class Verifier:
         counted = await self._rows(
             source, "SELECT reltuples FROM pg_class WHERE oid = %s::regclass", [f'"{leaf.schema}"."{leaf.name}"']
         )
-        chunks = chunks_for(counted[0]["reltuples"])
-        query = sums_query(leaf, shape, chunks)
-        ours, theirs = await asyncio.gather(self._rows(source, query), self._rows(target, query))
+        chunks = chunks_for(counted[0]["reltuples"], FIRST_CHUNKS)
+        ours, theirs = await self._both(sums_query(leaf, shape, chunks))
+        rows = sum(row["rows"] for row in ours)
         wrong = differing(by_chunk(ours), by_chunk(theirs))
+        finer = chunks_for(rows, FINEST_CHUNKS)
+        if len(wrong) * rows > MANY_ROWS * chunks and finer > chunks:
+            ours, theirs = await self._both(sums_query(leaf, shape, finer, within=chunks), [sorted(wrong)])
+            wrong, chunks = differing(by_chunk(ours), by_chunk(theirs)), finer
         suspects: set[Key] = set()
         if wrong:
-            listing = keys_query(leaf, shape, chunks)
-            here, there = await asyncio.gather(
-                self._rows(source, listing, [sorted(wrong)]), self._rows(target, listing, [sorted(wrong)])
-            )
-            suspects = differing(by_key(here), by_key(there))
+            ours, theirs = await self._both(keys_query(leaf, shape, chunks), [sorted(wrong)])
+            suspects = differing(by_key(ours), by_key(theirs))
         await asyncio.gather(self._rows(source, "COMMIT"), self._rows(target, "COMMIT"))
-        found.rows += sum(row["rows"] for row in ours)
+        found.rows += rows
         found.chunks += chunks
         if suspects:
             found.unsettled[leaf.name] = sorted(await self._settle(leaf, shape, suspects))
+
+    async def _both(self, query: t.Any, params: t.Any = None) -> list[list[dict[str, t.Any]]]:
+        """Ask source and target the same."""
+        ends = (self.stream.source, self.stream.target)
+        return await asyncio.gather(*(self._rows(shard, query, params) for shard in ends))
 
     async def _settle(self, leaf: Leaf, shape: Shape, suspects: set[Key]) -> set[Key]:
         """Look at rows again until they are alike, and return those that were being changed all the time."""

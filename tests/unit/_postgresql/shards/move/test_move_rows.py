@@ -12,7 +12,7 @@ import typing as t
 import pytest
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.members import MemberError
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.model import Bucket, Group, Table
-from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move import catalog, verify
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move import catalog, sums, verify
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.catalog import Shape
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.copy import parts_of
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.model import Leaf, Move
@@ -93,7 +93,7 @@ def text(composed: t.Any) -> str:
 
 def test_a_percent_sign_of_a_name_is_no_parameter() -> None:
     shape = Shape(("50%", "id"), {"50%": "text", "id": "bigint"}, ("50%", "id"))
-    for query, count in ((verify.rows_query(LEAF, shape), 2), (verify.keys_query(LEAF, shape, 64), 1)):
+    for query, count in ((sums.rows_query(LEAF, shape), 2), (sums.keys_query(LEAF, shape, 64), 1)):
         found = PostgresQuery(Transformer())
         found.convert(text(query), [["x"]] * count)
         assert b'"50%"' in found.query
@@ -102,20 +102,49 @@ def test_a_percent_sign_of_a_name_is_no_parameter() -> None:
 
 @given(st.floats(0, 1e10))
 def test_chunks_are_a_power_of_two_within_bounds(rows: float) -> None:
-    chunks = verify.chunks_for(rows)
+    chunks = sums.chunks_for(rows)
     assert chunks & (chunks - 1) == 0
-    assert verify.CHUNKS[0] <= chunks <= verify.CHUNKS[1]
+    assert sums.CHUNKS[0] <= chunks <= sums.CHUNKS[1]
 
 
 def test_rows_that_differ_are_missing_or_other_on_one_side() -> None:
     assert verify.differing({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 9, "d": 4}) == {"b", "c", "d"}
 
 
-def test_types_without_a_hash_are_compared_as_text() -> None:
-    assert (
-        text(verify.hash_of(SHAPE, SHAPE.columns))
-        == 'hash_record_extended(ROW("amount", "doc"::text, "id", "user_id"), 0)'
+def test_columns_are_hashed_one_after_the_other_and_those_of_other_types_as_a_record() -> None:
+    assert text(sums.hash_of(SHAPE, SHAPE.columns)) == (
+        'hashint8extended("user_id", hashint8extended("id", hash_numeric_extended("amount", '
+        'hash_record_extended(ROW("doc"::text), 0))))'
     )
+
+
+def test_a_column_without_a_value_keeps_the_hash_of_those_before() -> None:
+    shape = Shape(("a", "b"), {"a": "bigint", "b": "character varying(20)"}, ("a",), nullable=frozenset({"b"}))
+    assert text(sums.hash_of(shape, shape.columns, "r.")) == (
+        'hashint8extended(coalesce(hashtextextended(r."b"::text COLLATE "C", 0), 7046029254386353131), '
+        'hashint8extended(r."a", 0))'
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "function"),
+    [
+        ("timestamp(3) with time zone", "timestamp_hash_extended"),
+        ("timestamp without time zone", "timestamp_hash_extended"),
+        ("numeric", "hash_numeric_extended"),
+        ("numeric(14,2)[]", "hash_record_extended"),
+        ("date", "hash_record_extended"),
+        ("public.text", "hash_record_extended"),
+    ],
+)
+def test_modifiers_of_a_type_do_not_matter_but_arrays_do(kind: str, function: str) -> None:
+    assert text(sums.hash_of(Shape(("a",), {"a": kind}, ("a",)), ("a",))).startswith(f"{function}(")
+
+
+def test_a_journal_that_does_not_say_which_columns_may_be_empty_means_all() -> None:
+    entry = SHAPE.as_dict()
+    del entry["nullable"]
+    assert Shape.from_dict(entry).nullable == set(SHAPE.columns)
 
 
 class Types:
@@ -140,7 +169,7 @@ def test_types_of_a_database_of_its_own_are_compared_as_text() -> None:
 
 
 def test_rows_are_looked_up_by_the_whole_key() -> None:
-    query = text(verify.rows_query(LEAF, SHAPE))
+    query = text(sums.rows_query(LEAF, SHAPE))
     assert 'r."user_id" = k."user_id"::bigint AND r."id" = k."id"::bigint' in query
     assert query.count("%s::text[]") == 2
 

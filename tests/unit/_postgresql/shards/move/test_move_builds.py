@@ -1,0 +1,55 @@
+# Copyright: headroom.scale contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How many processes build the indexes of a bucket."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import typing as t
+from types import SimpleNamespace
+
+import pytest
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.model import Bucket, Group, Table
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.model import Move
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.mover import Carrier, Settings
+
+pytest.importorskip("psycopg")
+
+from psycopg import sql  # noqa: E402
+
+GROUP = Group("users", "hash", "bigint", (Table("public.orders", "user_id"),), (Bucket(0),))
+
+
+class Members:
+    """Keeps what is asked of each connection."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, list[str]] = {}
+
+    async def rows(self, shard: str, query: t.Any, *_params: t.Any, purpose: str, **_how: t.Any) -> list[t.Any]:
+        self.asked.setdefault(purpose, []).append(query if isinstance(query, str) else query.as_string(None))
+        await asyncio.sleep(0)
+        return []
+
+    async def close(self, _shard: str, _purpose: str) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("streams", "indexes", "builders", "workers"),
+    [(2, 3, 2, 0), (2, 1, 1, 1), (1, 2, 1, 0), (8, 3, 3, 1), (2, 0, 1, 1)],
+)
+def test_indexes_have_no_more_processes_than_a_copy_has_streams(
+    streams: int, indexes: int, builders: int, workers: int
+) -> None:
+    members = Members()
+    context = SimpleNamespace(members=members, journal=None, settings=Settings(streams=streams))
+    work = [[sql.SQL("CREATE INDEX i{} ON t (a)").format(sql.Literal(number))] for number in range(indexes)]
+    asyncio.run(Carrier(t.cast("t.Any", context), Move("m1", GROUP, 0, "a", "b"))._side_by_side(work))
+    assert len(members.asked) == builders
+    assert {re.search(r"least\((\d+),", said[0])[1] for said in members.asked.values()} == {str(workers)}  # type: ignore[index]
+    made = [statement for said in members.asked.values() for statement in said[1:]]
+    assert sorted(made) == [f"CREATE INDEX i{number} ON t (a)" for number in range(indexes)]
+    assert builders * (1 + workers) <= streams
