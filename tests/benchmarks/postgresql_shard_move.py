@@ -208,15 +208,15 @@ class Bench:
 
     def move(self, bucket: int, source: str, target: str, **more: Any) -> tuple[dict[str, Any], float]:
         """Move one bucket, and return the result and the seconds of the run."""
-        common = {"threshold": 10.0, "read_grace_s": 0.0, "streams": self.streams}
-        made = self.cluster.rebalance(**common, **more, state="planned")["plan"]
+        options = {"threshold": 10.0, "read_grace_s": 0.0, "streams": self.streams, **more}
+        made = self.cluster.rebalance(**options, state="planned")["plan"]
         epoch = max(
             server.rows("SELECT epoch FROM headroom.bucket WHERE number = %s", [bucket])[0][0]
             for server in self.cluster.servers.values()
         )
         move = {"group": "users", "bucket": bucket, "source": source, "target": target, "bytes": 0, "epoch": epoch}
         began = time.monotonic()
-        result = self.cluster.rebalance(**common, **more, plan={**made, "moves": [move]})
+        result = self.cluster.rebalance(**options, plan={**made, "moves": [move]})
         return result, time.monotonic() - began
 
 
@@ -301,7 +301,8 @@ def blocks(bench: Bench, moves: int, pause_s: float, writers: int) -> None:
         placed = cluster.placed()
         bucket = [one for one in sorted(placed) if one != BUCKET][number % 63]
         target = next(name for name in "bca" if name != placed[bucket])
-        result, _seconds = bench.move(bucket, placed[bucket], target)
+        # those who know the map read it again within a second
+        result, _seconds = bench.move(bucket, placed[bucket], target, read_grace_s=2.0)
         found.append(result["moves"][0]["switch"])
         cluster.rebalance(state="cleaned", retire_now=True)
     figures = load.end()

@@ -103,11 +103,11 @@ class Members:
             cursor = connection.execute(query, params or None)
             return cursor.fetchall() if cursor.description else []
 
-    def make(self) -> None:
+    def make(self, options: str = "") -> None:
         """Make the databases anew."""
         self.drop_all()
         for name in self.servers:
-            self.sql(name, f"CREATE DATABASE {DATABASE}", database=self.first_database)
+            self.sql(name, f"CREATE DATABASE {DATABASE} {options}", database=self.first_database)
 
     def drop_all(self) -> None:
         """Drop the databases of all members, and first what would keep a slot of another one busy."""
@@ -673,6 +673,14 @@ def draining(members: Members) -> list[dict[str, Any]]:
     """Return the shards so that all of the first is to go to the second."""
     first, second, third = (members.servers[name] for name in SHARDS)
     return [{**first, "state": "draining"}, second, {**third, "weight": 0}]
+
+
+def test_texts_that_are_none_in_any_encoding_move_as_they_are(members: Members) -> None:
+    members.make("ENCODING SQL_ASCII TEMPLATE template0 LOCALE 'C'")
+    members.declare(groups=[ACTS])
+    members.sql("s1", "INSERT INTO acts VALUES (1, E'\\xff\\xc3'), (2, 'a')")
+    assert [one["rows"] for one in rebalance(members, shards=draining(members), read_grace_s=0)["moves"]] == [2]
+    assert members.sql("s2", "SELECT text::bytea FROM acts WHERE id = 1") == [(b"\xff\xc3",)]
 
 
 def test_autovacuum_makes_way_for_a_switch(members: Members) -> None:

@@ -351,7 +351,7 @@ async def _convert(session: _Session, work: Work, step: Step) -> None:
         if column.identity and column.sequence:
             await session.run(
                 sql.SQL("SELECT setval(pg_get_serial_sequence({}, {}), last_value, is_called) FROM {}").format(
-                    sql.Literal(".".join(sql_quoted(part) for part in table.name.split(".", 1))),
+                    sql.Literal(ddl.quoted(*table.name.split(".", 1))),
                     sql.Literal(column.name),
                     sql.Identifier(*column.sequence),
                 ),
@@ -366,11 +366,6 @@ async def _convert(session: _Session, work: Work, step: Step) -> None:
         verb,
     )
     work.rewritten[table.name, step.member] = rows
-
-
-def sql_quoted(name: str) -> str:
-    """Return an identifier in quotes, for functions that take names as texts."""
-    return '"{}"'.format(name.replace('"', '""'))
 
 
 Run = t.Callable[..., t.Awaitable[t.Any]]

@@ -29,6 +29,11 @@ def identifier(name: str) -> sql.Identifier:
     return sql.Identifier(*name.split(".", 1))
 
 
+def quoted(*names: str) -> str:
+    """Return names as SQL writes them, the parts of a qualified one with dots between, where the text itself is wanted."""
+    return ".".join('"{}"'.format(name.replace('"', '""')) for name in names)
+
+
 def script(statements: t.Iterable[sql.Composable]) -> sql.Composable:
     """Return statements as one text, to be sent without parameters."""
     from psycopg import sql

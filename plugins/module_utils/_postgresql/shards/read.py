@@ -14,6 +14,7 @@ import typing as t
 from dataclasses import replace
 
 from ..._common.errors import HeadroomError, OptionError
+from .ddl import quoted
 from .keys import hash_remainder
 from .members import Members, Row
 from .model import Member
@@ -352,7 +353,7 @@ async def _content(members: Members, name: str, table: str, purpose: str) -> tup
         "SELECT EXISTS (SELECT FROM ONLY {table}) AS filled, pg_total_relation_size({text}::regclass) AS size"
     )
     identifier = sql.Identifier(*table.split(".", 1))
-    text = sql.Literal(".".join('"{}"'.format(part.replace('"', '""')) for part in table.split(".", 1)))
+    text = sql.Literal(quoted(*table.split(".", 1)))
     row = await members.row(
         name, query.format(table=identifier, text=text), purpose=purpose, verb=f"look at {table} on"
     )

@@ -17,7 +17,7 @@ import typing as t
 from dataclasses import dataclass
 
 from ..._common.errors import HeadroomError
-from .ddl import foreign_leaf, identifier, script
+from .ddl import foreign_leaf, identifier, quoted, script
 from .members import MemberError, Members
 from .model import Group
 from .observed import leaf_name
@@ -138,7 +138,8 @@ async def _transaction(
         locked_at = time.monotonic()
         is_so = await state()
         owners = await run(
-            "SELECT pg_get_userbyid(relowner) AS owner FROM pg_class WHERE oid = to_regclass(%s)", [_text(table)]
+            "SELECT pg_get_userbyid(relowner) AS owner FROM pg_class WHERE oid = to_regclass(%s)",
+            [quoted(*table.split(".", 1))],
         )
         made: list[sql.Composable] = []
         for number, server in sorted(is_so.items()):
@@ -157,7 +158,3 @@ async def _transaction(
         # also when cancelled: the lock must not outlive this
         await members.close(router, PURPOSE)
         raise
-
-
-def _text(name: str) -> str:
-    return ".".join('"{}"'.format(part.replace('"', '""')) for part in name.split(".", 1))

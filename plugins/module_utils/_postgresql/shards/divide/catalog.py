@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ..ddl import MEMBER_PRIVILEGES, METHODS, bound, leaf_keys
+from ..ddl import MEMBER_PRIVILEGES, METHODS, bound, leaf_keys, quoted
 from ..model import Bucket, Group, Table
 from ..move.catalog import Shape, table
 from ..move.model import BOUND, Leaf, Move
@@ -46,7 +46,7 @@ ENTRY = "headroom_entry"
 
 def logging_params(leaf: Leaf) -> list[t.Any]:
     """Return what :data:`LOGGING_SQL` takes."""
-    return [_text(leaf), list(TRIGGERS)]
+    return [quoted(leaf.schema, leaf.name), list(TRIGGERS)]
 
 
 def attached_params(leaf: Leaf, own: t.Iterable[Leaf]) -> dict[str, t.Any]:
@@ -54,12 +54,11 @@ def attached_params(leaf: Leaf, own: t.Iterable[Leaf]) -> dict[str, t.Any]:
 
     :param own: the leaves of the bucket, whose foreign keys are carried.
     """
-    return {"leaf": _text(leaf), "own": [_text(one) for one in own], "prefix": PREFIX}
-
-
-def _text(leaf: Leaf) -> str:
-    """Return the name of a leaf as it is written in SQL."""
-    return ".".join('"{}"'.format(part.replace('"', '""')) for part in (leaf.schema, leaf.name))
+    return {
+        "leaf": quoted(leaf.schema, leaf.name),
+        "own": [quoted(one.schema, one.name) for one in own],
+        "prefix": PREFIX,
+    }
 
 
 def log_name(move: Move, leaf: Leaf) -> str:

@@ -17,6 +17,7 @@ import typing as t
 from dataclasses import dataclass, field
 
 from ...._common.errors import HeadroomError
+from ..ddl import quoted
 from ..members import Members
 from ..model import bucket_name
 from .catalog import Shape
@@ -94,7 +95,7 @@ class Verifier:
         await self.stream.beat(self.beat_timeout_s, self.purpose)
         await self._snapshot(target)
         counted = await self._rows(
-            source, "SELECT reltuples FROM pg_class WHERE oid = %s::regclass", [f'"{leaf.schema}"."{leaf.name}"']
+            source, "SELECT reltuples FROM pg_class WHERE oid = %s::regclass", [quoted(leaf.schema, leaf.name)]
         )
         chunks = chunks_for(counted[0]["reltuples"], FIRST_CHUNKS)
         ours, theirs = await self._both(sums_query(leaf, shape, chunks))
