@@ -95,6 +95,7 @@ class Members:
             sslmode=login.get("ssl_mode", "prefer"),
             sslrootcert=login.get("ca_cert"),
             connect_timeout=30,
+            client_encoding="UTF8",
         )
 
     def sql(self, name: str, query: str, *params: Any, database: str = DATABASE) -> list[tuple[Any, ...]]:

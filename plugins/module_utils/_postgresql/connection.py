@@ -81,7 +81,8 @@ class Login:
             "sslcert": self.ssl_cert,
             "sslkey": self.ssl_key,
         }
-        return {name: value for name, value in given.items() if value is not None}
+        # of a database without an encoding, as SQL_ASCII, texts would else come as bytes
+        return {"client_encoding": "UTF8"} | {name: value for name, value in given.items() if value is not None}
 
     def scrub(self, text: str) -> str:
         """Return ``text`` without the password, should a driver or server ever repeat it."""
