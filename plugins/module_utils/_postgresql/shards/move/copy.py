@@ -142,21 +142,14 @@ class Copier:
             purpose=purpose,
             verb="copy from",
         )
-        await self._alike(purpose)
+        # both databases have the same encoding; texts need not be valid in it
+        query = "SELECT set_config('client_encoding', current_setting('server_encoding'), false)"
+        for shard in (self.source, self.target):
+            await self.members.rows(shard, query, purpose=purpose, verb="copy with")
         if not opened.done():
             opened.set_result(None)
         while waiting:
             await self._part(waiting.pop(), purpose)
-
-    async def _alike(self, purpose: str) -> None:
-        """Leave texts as they are between databases of one encoding, which need not be valid in any."""
-        ends = (self.source, self.target)
-        found = {
-            (await self.members.connection(shard, purpose)).info.parameter_status("server_encoding") for shard in ends
-        }
-        if len(found) == 1:
-            query = "SELECT set_config('client_encoding', %s, false)"
-            await self.members.each(lambda shard: self.members.rows(shard, query, list(found), purpose=purpose), ends)
 
     async def _part(self, part: Part, purpose: str) -> None:
         source = await self.members.connection(self.source, purpose)
