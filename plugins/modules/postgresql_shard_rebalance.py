@@ -118,7 +118,9 @@ options:
     version_added: 0.1.0
   max_rate_bytes_s:
     description:
-      - Bytes that are copied in a second, over all moves. V(0) is no limit.
+      - Bytes that are copied in a second, over all moves, and bytes that each comparison of rows reads in a second on a shard. V(0) is no
+        limit.
+      - With a limit, one process builds one index at a time.
     type: int
     default: 0
     version_added: 0.1.0

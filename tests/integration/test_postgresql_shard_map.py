@@ -710,7 +710,8 @@ def test_autovacuum_makes_way_for_a_switch(members: Members) -> None:
     assert members.sql("s1", "SELECT last_autovacuum FROM pg_stat_all_tables WHERE relname = 'acts_b0'") == [(None,)]
 
 
-def test_rows_of_a_large_bucket_that_differ_are_counted_and_named(members: Members) -> None:
+@pytest.mark.parametrize("max_rate_bytes_s", [0, 40_000_000])
+def test_rows_of_a_large_bucket_that_differ_are_counted_and_named(members: Members, max_rate_bytes_s: int) -> None:
     members.declare(groups=[ACTS])
     members.sql("s1", "INSERT INTO acts SELECT n FROM generate_series(1, 999999) n")
     members.sql("s1", "ANALYZE acts")
@@ -719,12 +720,19 @@ def test_rows_of_a_large_bucket_that_differ_are_counted_and_named(members: Membe
         until(lambda: members.sql("s1", "SELECT step FROM headroom.move") == [("indexes",)], 60)
         # it waits for the index, and what the move does next waits for it
         members.sql("s2", "SET session_replication_role = replica; UPDATE acts_b0 SET text = 'x' WHERE id % 1000 = 1")
+        if max_rate_bytes_s:
+            rests = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE '%acts_b0%'"
+            for name in ("s1", "s2"):
+                until(lambda name=name: bool(members.sql(name, rests)), 60)
+        seen.append(True)
 
+    seen: list[bool] = []
     corrupter = threading.Thread(target=corrupt)
     corrupter.start()
-    task = members.task("rebalance", shards=draining(members), read_grace_s=0)
+    task = members.task("rebalance", shards=draining(members), read_grace_s=0, max_rate_bytes_s=max_rate_bytes_s)
     refused = members.play([task]).results("Run")["localhost"]
     corrupter.join(60)
+    assert seen
     assert refused["failed"]
     assert (
         "1000 rows of table public.acts, bucket acts/0, with (id) from (1) to (999001), differ between s1 and s2."

@@ -14,6 +14,7 @@ import time
 import typing as t
 
 from ...._common.errors import HeadroomError
+from ..ddl import quoted
 from ..model import Bucket, Group
 from ..move import catalog as leaves
 from ..move.catalog import table
@@ -61,7 +62,7 @@ class Divider(Carrier):
             for part, _check in cut.parts:
                 await self._side_by_side([[one] for one in catalog.indexes(part, cut.form)])
                 await self._analyze(part)
-        log = Log(self.members, move, cuts)
+        log = Log(self.members, move, cuts, self.context.guard.max_rate_bytes_s)
         await self.journal.write(move, "catching_up", "lag")
         await self._caught_up(log)
         await self.context.guard.calm()
@@ -141,7 +142,7 @@ class Divider(Carrier):
         try:
             await self._long(self.shard, "BEGIN ISOLATION LEVEL REPEATABLE READ", purpose)
             for cut in cuts:
-                name = f'"{cut.leaf.schema}"."{cut.leaf.name}"'
+                name = quoted(cut.leaf.schema, cut.leaf.name)
                 row = await self.members.row(
                     self.shard,
                     "SELECT pg_relation_size(%s::regclass) / current_setting('block_size')::int AS pages",

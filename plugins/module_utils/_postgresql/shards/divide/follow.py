@@ -11,10 +11,11 @@ import typing as t
 from dataclasses import dataclass
 
 from ...._common.errors import HeadroomError
+from ..ddl import quoted
 from ..members import Members
 from ..move.catalog import Shape
 from ..move.model import Leaf, Move
-from ..move.sums import chunks_for, keys_query, sums_query
+from ..move.sums import ALONE_SQL, PLAN_SQL, SIZE_SQL, chunks_for, keys_query, rest_s, sums_query
 from ..move.verify import by_chunk, by_key, corrupt, differing
 from ..observed import Relation
 from . import catalog
@@ -46,11 +47,12 @@ class Cut:
 class Log:
     """The log of changed keys of one split, and what is done by it."""
 
-    def __init__(self, members: Members, move: Move, cuts: t.Sequence[Cut]) -> None:
-        """Take the leaves with their parts."""
+    def __init__(self, members: Members, move: Move, cuts: t.Sequence[Cut], max_rate_bytes_s: float = 0.0) -> None:
+        """Take the leaves with their parts, and what a comparison may read in a second."""
         self.members = members
         self.move = move
         self.cuts = cuts
+        self.max_rate_bytes_s = max_rate_bytes_s
         self.shard = move.source
         self.purpose = f"follow {move.id}"
 
@@ -156,7 +158,9 @@ class Log:
         try:
             for cut in self.cuts:
                 await self._rows("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                await self._rows("SELECT set_config('enable_sort', 'off', true), set_config('jit', 'off', true)")
+                await self._rows(PLAN_SQL)
+                if self.max_rate_bytes_s:
+                    await self._rows(ALONE_SQL)
                 rows += await self._compare(cut)
                 await self._rows("COMMIT")
         finally:
@@ -166,13 +170,15 @@ class Log:
     async def _compare(self, cut: Cut) -> int:
         shape, leaf = cut.shape, cut.leaf
         parts = [part for part, _check in cut.parts]
-        name = f'"{leaf.schema}"."{leaf.name}"'
-        counted = await self._rows("SELECT reltuples FROM pg_class WHERE oid = %s::regclass", [name])
-        chunks = chunks_for(counted[0]["reltuples"])
-        ours = by_chunk(await self._rows(sums_query(leaf, shape, chunks)))
+        (size,) = await self._rows(SIZE_SQL, [quoted(leaf.schema, leaf.name)])
+        rest = rest_s(size["pages"], size["rows"], self.max_rate_bytes_s)
+        chunks = chunks_for(size["rows"])
+        ours = by_chunk(await self._rows(sums_query(leaf, shape, chunks, rest_s=rest)))
         theirs: dict[int, tuple[int, int]] = {}
         for part in parts:
-            for chunk, (rows, total) in by_chunk(await self._rows(sums_query(part, shape, chunks))).items():
+            for chunk, (rows, total) in by_chunk(
+                await self._rows(sums_query(part, shape, chunks, rest_s=rest))
+            ).items():
                 before = theirs.get(chunk, (0, 0))
                 theirs[chunk] = (before[0] + rows, before[1] ^ total)
         wrong = differing(ours, theirs)
@@ -182,10 +188,10 @@ class Log:
         at_once = max(1, LISTED // max(1, most))
         for first in range(0, len(ordered), at_once):
             chosen = [ordered[first : first + at_once]]
-            here = by_key(await self._rows(keys_query(leaf, shape, chunks), chosen))
+            here = by_key(await self._rows(keys_query(leaf, shape, chunks, rest), chosen))
             there: dict[t.Any, t.Any] = {}
             for part in parts:
-                there.update(by_key(await self._rows(keys_query(part, shape, chunks), chosen)))
+                there.update(by_key(await self._rows(keys_query(part, shape, chunks, rest), chosen)))
             waiting = {tuple(row["key"]) for row in await self._rows(catalog.logged_keys(self.move, leaf, shape))}
             suspects = differing(here, there) - waiting
             if suspects:

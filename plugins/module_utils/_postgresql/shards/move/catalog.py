@@ -12,6 +12,7 @@ import typing as t
 from dataclasses import dataclass
 
 from ...._common.errors import HeadroomError
+from ..ddl import quoted
 from ..members import Members
 from ..model import Group
 from .model import BOUND, TRIGGER, Leaf, Move
@@ -216,7 +217,7 @@ def bound_check(group: Group, leaf: Leaf, definition: str | None) -> sql.Composa
     if group.strategy != "hash":
         return sql.SQL("CHECK ({})").format(sql.SQL(definition or "true"))
     return sql.SQL("CHECK (satisfies_hash_partition({}::regclass, {}, {}, {}))").format(
-        sql.Literal(f'"{leaf.schema}"."{leaf.parent}"'),
+        sql.Literal(quoted(leaf.schema, leaf.parent)),
         sql.Literal(len(group.buckets)),
         sql.Literal(leaf.bucket),
         sql.Identifier(leaf.table.key),

@@ -139,10 +139,13 @@ class Carrier:
         await self.settle(finish)
 
     async def _side_by_side(self, work: t.Sequence[t.Sequence[sql.Composed]]) -> None:
-        """Build indexes, as many at a time as a copy has streams. Where there are fewer, they have as many processes together."""
+        """Build indexes, as many at a time as a copy has streams. Where there are fewer, they have as many processes together.
+
+        With a limit on bytes per second there is one process, so that others have the rest.
+        """
         move = self.move
         waiting = list(work)
-        streams = self.context.settings.streams
+        streams = 1 if self.context.guard.max_rate_bytes_s else self.context.settings.streams
         count = max(1, min(streams, len(waiting)))
         # workers of one build beside those of another cost more than they bring, unless there are processors for all of them
         settings = _BUILD_SQL.format(workers=streams // count - 1)
@@ -341,7 +344,7 @@ class Mover(Carrier):
         await self._caught_up(self.forward)
         await guard.calm()
         await self.journal.write(move, step="verify")
-        verifier = Verifier(self.members, self.forward, shapes, max(30.0, settings.pace.max_lag_s))
+        verifier = self._verifier(self.forward, shapes)
         self.verified = await verifier.run()
         await self.journal.write(move, "verified", "reverse")
         await self._prepare(self.reverse)
@@ -358,6 +361,10 @@ class Mover(Carrier):
         )
         self.switched = await switch.run(self.context.next_epoch(), settings.pace, verifier, self.verified.unsettled)
         switch.accept()
+
+    def _verifier(self, stream: Stream, shapes: t.Mapping[str, Shape]) -> Verifier:
+        beat_timeout_s = max(30.0, self.context.settings.pace.max_lag_s)
+        return Verifier(self.members, stream, shapes, beat_timeout_s, self.context.guard.max_rate_bytes_s)
 
     async def _caught_up(self, stream: Stream) -> None:
         deadline = time.monotonic() + self.context.settings.catch_up_timeout_s
@@ -525,7 +532,7 @@ class Mover(Carrier):
         if move.step != "detached":
             raise self._failed(f"it is being retired ({move.step}), so its former rows are gone", "not_revertible")
         await self._caught_up(self.reverse)
-        verifier = Verifier(self.members, self.reverse, shapes, max(30.0, settings.pace.max_lag_s))
+        verifier = self._verifier(self.reverse, shapes)
         self.verified = await verifier.run()
         bounds, prints = {}, {}
         for leaf in move.leaves:

@@ -204,7 +204,8 @@ def parse_options(params: t.Mapping[str, t.Any]) -> Options:
         max_duration_s=params["max_duration_s"],
         concurrent_moves=params["concurrent_moves"],
         concurrent_moves_per_shard=params["concurrent_moves_per_shard"],
-        **({"rate_bytes_s": float(params["max_rate_bytes_s"])} if params["max_rate_bytes_s"] else {}),
+        # rows are read once for the copy, and once for the comparison
+        rate_bytes_s=min(Limits.rate_bytes_s, params["max_rate_bytes_s"] / 2 or Limits.rate_bytes_s),
     )
     return Options(
         members=members,

@@ -40,6 +40,16 @@ _FUNCTIONS = {
     "timestamp with time zone": ("timestamp_hash_extended", "::timestamp"),
     "timestamp without time zone": ("timestamp_hash_extended", ""),
 }
+# pages and rows of a leaf, as far as they are known
+SIZE_SQL = "SELECT relpages AS pages, reltuples AS rows FROM pg_class WHERE oid = %s::regclass"
+# what a comparison begins with: chunks are few, but the planner cannot know it of an expression, and would sort all rows
+PLAN_SQL = "SELECT set_config('enable_sort', 'off', true), set_config('jit', 'off', true)"
+# what else one that rests begins with, since each of several processes would read as much
+ALONE_SQL = "SELECT set_config('max_parallel_workers_per_gather', '0', true)"
+# rows that are read between two rests, on average, where a comparison is held back
+REST_ROWS = 4096
+# bytes of a row where nothing is known of them
+ROW_BYTES = 128
 # what stands for a hash where there is no value
 _NULL = 7046029254386353131
 
@@ -48,6 +58,25 @@ def chunks_for(rows: float, most: int = CHUNKS[1]) -> int:
     """Return into how many chunks a leaf is cut, a power of two."""
     wanted = max(CHUNKS[0], min(most, int(rows / ROWS_PER_CHUNK)))
     return 1 << (wanted - 1).bit_length()
+
+
+def rest_s(pages: int, rows: float, max_rate_bytes_s: float) -> float:
+    """Return how long each rest is if no more than so many bytes are to be read in a second, where 0 is no limit.
+
+    :param rows: of the leaf, -1 if that is not known.
+    """
+    row_bytes = pages * 8192 / rows if pages > 0 and rows > 0 else ROW_BYTES
+    return REST_ROWS * row_bytes / max_rate_bytes_s if max_rate_bytes_s else 0.0
+
+
+def _rested(rest_s: float) -> sql.Composable:
+    """Return a condition that all rows meet, and that rests at some of them."""
+    from psycopg import sql
+
+    # CASE, since nothing else keeps the server from calling it for all
+    return sql.SQL("CASE WHEN hashtid(ctid) & {} = 0 THEN pg_sleep({}) IS NOT NULL ELSE true END").format(
+        sql.Literal(REST_ROWS - 1), sql.Literal(rest_s)
+    )
 
 
 def _function(kind: str) -> tuple[str, str] | None:
@@ -92,18 +121,23 @@ def chunk_of(shape: Shape, chunks: int) -> sql.Composed:
     return sql.SQL("{} & {}").format(hash_of(shape, shape.key), sql.Literal(chunks - 1))
 
 
-def sums_query(leaf: Leaf, shape: Shape, chunks: int, within: int | None = None) -> sql.Composed:
+def sums_query(leaf: Leaf, shape: Shape, chunks: int, within: int | None = None, rest_s: float = 0.0) -> sql.Composed:
     """Return what sums the rows of each chunk up.
 
     :param within: look only into some of so many larger chunks, which are the parameter.
+    :param rest_s: seconds of each rest on the way.
     """
     from psycopg import sql
 
     query = sql.SQL("SELECT {} AS chunk, count(*) AS rows, bit_xor({}) AS sum FROM ONLY {}").format(
         chunk_of(shape, chunks), hash_of(shape, shape.columns), table(leaf.schema, leaf.name)
     )
+    conditions = [_rested(rest_s)] if rest_s else []
     if within is not None:
-        query = escaped(query) + sql.SQL(" WHERE {} = ANY (%s::bigint[])").format(escaped(chunk_of(shape, within)))
+        query = sql.Composed([escaped(query)])
+        conditions.append(sql.SQL("{} = ANY (%s::bigint[])").format(escaped(chunk_of(shape, within))))
+    if conditions:
+        query += sql.SQL(" WHERE ") + sql.SQL(" AND ").join(conditions)
     return query + sql.SQL(" GROUP BY 1")
 
 
@@ -114,14 +148,18 @@ def escaped(part: sql.Composable) -> sql.SQL:
     return sql.SQL(part.as_string(None).replace("%", "%%"))
 
 
-def keys_query(leaf: Leaf, shape: Shape, chunks: int) -> sql.Composed:
-    """Return what lists the rows of some chunks."""
+def keys_query(leaf: Leaf, shape: Shape, chunks: int, rest_s: float = 0.0) -> sql.Composed:
+    """Return what lists the rows of some chunks, which are the parameter.
+
+    :param rest_s: seconds of each rest on the way.
+    """
     from psycopg import sql
 
-    return sql.SQL("SELECT ARRAY[{}] AS key, {} AS hash FROM ONLY {} WHERE {} = ANY (%s::bigint[]) LIMIT {}").format(
+    return sql.SQL("SELECT ARRAY[{}] AS key, {} AS hash FROM ONLY {} WHERE {}{} = ANY (%s::bigint[]) LIMIT {}").format(
         escaped(sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in shape.key)),
         escaped(hash_of(shape, shape.columns)),
         escaped(table(leaf.schema, leaf.name)),
+        _rested(rest_s) + sql.SQL(" AND ") if rest_s else sql.SQL(""),
         escaped(chunk_of(shape, chunks)),
         sql.Literal(MOST_LISTED),
     )

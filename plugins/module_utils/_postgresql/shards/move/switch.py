@@ -18,6 +18,7 @@ import typing as t
 from dataclasses import dataclass, field
 
 from ...._common.errors import HeadroomError
+from ..ddl import quoted
 from ..members import APPLICATION_NAME, Lock, Members, cut
 from . import catalog
 from .catalog import table
@@ -355,7 +356,7 @@ class Switch(TwoPhase):
     async def _blockers(self) -> str:
         found = []
         for leaf in self.move.leaves:
-            name = f'"{leaf.schema}"."{leaf.name}"'
+            name = quoted(leaf.schema, leaf.name)
             rows = await self.members.rows(self.giver, _BLOCKERS_SQL, [name], purpose="blockers")
             found += [
                 f"process {row['pid']} ({row['application_name'] or 'unnamed'}) has used {leaf.name} for {row['seconds'] or 0:.1f} s"

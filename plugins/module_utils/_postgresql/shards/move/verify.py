@@ -23,7 +23,7 @@ from ..model import bucket_name
 from .catalog import Shape
 from .model import Leaf, Move
 from .stream import Stream
-from .sums import chunks_for, keys_query, rows_query, sums_query
+from .sums import ALONE_SQL, PLAN_SQL, SIZE_SQL, chunks_for, keys_query, rest_s, rows_query, sums_query
 
 # sums of so many chunks stay in a processor's cache; beyond, each row costs half as much again
 FIRST_CHUNKS = 4096
@@ -65,13 +65,21 @@ def differing(one: t.Mapping[t.Any, t.Any], other: t.Mapping[t.Any, t.Any]) -> s
 class Verifier:
     """Compares the leaves of one move."""
 
-    def __init__(self, members: Members, stream: Stream, shapes: t.Mapping[str, Shape], beat_timeout_s: float) -> None:
-        """Take the stream between both sides, and the shapes of the leaves by name."""
+    def __init__(
+        self,
+        members: Members,
+        stream: Stream,
+        shapes: t.Mapping[str, Shape],
+        beat_timeout_s: float,
+        max_rate_bytes_s: float = 0.0,
+    ) -> None:
+        """Take the stream between both sides, the shapes of the leaves by name, and what each side may read in a second."""
         self.members = members
         self.stream = stream
         self.move: Move = stream.move
         self.shapes = shapes
         self.beat_timeout_s = beat_timeout_s
+        self.max_rate_bytes_s = max_rate_bytes_s
         self.purpose = f"verify {self.move.id}"
 
     async def run(self) -> Verified:
@@ -94,20 +102,20 @@ class Verifier:
         await self._snapshot(source)
         await self.stream.beat(self.beat_timeout_s, self.purpose)
         await self._snapshot(target)
-        counted = await self._rows(
-            source, "SELECT reltuples FROM pg_class WHERE oid = %s::regclass", [quoted(leaf.schema, leaf.name)]
-        )
-        chunks = chunks_for(counted[0]["reltuples"], FIRST_CHUNKS)
-        ours, theirs = await self._both(sums_query(leaf, shape, chunks))
+        sizes = await self._both(SIZE_SQL, [quoted(leaf.schema, leaf.name)])
+        size = max((side[0] for side in sizes), key=lambda one: one["rows"])
+        rest = rest_s(size["pages"], size["rows"], self.max_rate_bytes_s)
+        chunks = chunks_for(size["rows"], FIRST_CHUNKS)
+        ours, theirs = await self._both(sums_query(leaf, shape, chunks, rest_s=rest))
         rows = sum(row["rows"] for row in ours)
         wrong = differing(by_chunk(ours), by_chunk(theirs))
         finer = chunks_for(rows, FINEST_CHUNKS)
         if len(wrong) * rows > MANY_ROWS * chunks and finer > chunks:
-            ours, theirs = await self._both(sums_query(leaf, shape, finer, within=chunks), [sorted(wrong)])
+            ours, theirs = await self._both(sums_query(leaf, shape, finer, chunks, rest), [sorted(wrong)])
             wrong, chunks = differing(by_chunk(ours), by_chunk(theirs)), finer
         suspects: set[Key] = set()
         if wrong:
-            ours, theirs = await self._both(keys_query(leaf, shape, chunks), [sorted(wrong)])
+            ours, theirs = await self._both(keys_query(leaf, shape, chunks, rest), [sorted(wrong)])
             suspects = differing(by_key(ours), by_key(theirs))
         await asyncio.gather(self._rows(source, "COMMIT"), self._rows(target, "COMMIT"))
         found.rows += rows
@@ -175,8 +183,9 @@ class Verifier:
 
     async def _snapshot(self, shard: str) -> None:
         await self._rows(shard, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        # chunks are few, but the planner cannot know it of an expression, and would sort all rows
-        await self._rows(shard, "SELECT set_config('enable_sort', 'off', true), set_config('jit', 'off', true)")
+        await self._rows(shard, PLAN_SQL)
+        if self.max_rate_bytes_s:
+            await self._rows(shard, ALONE_SQL)
 
     async def _rows(self, shard: str, query: t.Any, params: t.Any = None) -> list[dict[str, t.Any]]:
         return await self.members.rows(

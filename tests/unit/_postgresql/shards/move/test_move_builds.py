@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.model import Bucket, Group, Table
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.guard import Guard
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.model import Move
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.mover import Carrier, Settings
 
@@ -38,14 +39,21 @@ class Members:
 
 
 @pytest.mark.parametrize(
-    ("streams", "indexes", "builders", "workers"),
-    [(2, 3, 2, 0), (2, 1, 1, 1), (1, 2, 1, 0), (8, 3, 3, 1), (2, 0, 1, 1)],
+    ("streams", "indexes", "rate", "builders", "workers"),
+    [
+        (2, 3, 0, 2, 0),
+        (2, 1, 0, 1, 1),
+        (1, 2, 0, 1, 0),
+        (8, 3, 0, 3, 1),
+        (2, 0, 0, 1, 1),
+        (8, 3, 1000, 1, 0),
+    ],
 )
-def test_indexes_have_no_more_processes_than_a_copy_has_streams(
-    streams: int, indexes: int, builders: int, workers: int
+def test_indexes_have_no_more_processes_than_a_copy_has_streams_and_one_beside_a_limit(
+    streams: int, indexes: int, rate: int, builders: int, workers: int
 ) -> None:
     members = Members()
-    context = SimpleNamespace(members=members, journal=None, settings=Settings(streams=streams))
+    context = SimpleNamespace(members=members, journal=None, settings=Settings(streams=streams), guard=Guard(rate))
     work = [[sql.SQL("CREATE INDEX i{} ON t (a)").format(sql.Literal(number))] for number in range(indexes)]
     asyncio.run(Carrier(t.cast("t.Any", context), Move("m1", GROUP, 0, "a", "b"))._side_by_side(work))
     assert len(members.asked) == builders

@@ -38,7 +38,9 @@ def test_defaults_can_be_used() -> None:
 
 
 def test_estimate_goes_by_the_rate_that_is_allowed() -> None:
-    assert parse_options(params(max_rate_bytes_s=1000)).limits.rate_bytes_s == 1000
+    # half of the limit, since rows are read twice, and no more than without one
+    assert parse_options(params(max_rate_bytes_s=1000)).limits.rate_bytes_s == 500
+    assert parse_options(params(max_rate_bytes_s=10**12)).limits.rate_bytes_s == 50e6
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,19 @@ def test_chunks_are_a_power_of_two_within_bounds(rows: float) -> None:
     assert sums.CHUNKS[0] <= chunks <= sums.CHUNKS[1]
 
 
+@given(st.integers(1, 1 << 31), st.floats(1, 1e10), st.integers(1, 1 << 50))
+def test_all_rests_together_take_as_long_as_a_read_at_the_limit(pages: int, rows: float, rate: int) -> None:
+    rests = rows / sums.REST_ROWS
+    assert rests * sums.rest_s(pages, rows, rate) == pytest.approx(pages * 8192 / rate)
+
+
+def test_nothing_rests_without_a_limit_and_rows_of_an_unknown_size_are_small_ones() -> None:
+    assert sums.rest_s(1000, 1000, 0) == 0
+    assert sums.rest_s(1000, -1, 1000) == sums.rest_s(0, 0, 1000) == sums.REST_ROWS * sums.ROW_BYTES / 1000
+    for query in (sums.sums_query(LEAF, SHAPE, 64), sums.keys_query(LEAF, SHAPE, 64)):
+        assert "sleep" not in text(query)
+
+
 def test_rows_that_differ_are_missing_or_other_on_one_side() -> None:
     assert verify.differing({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 9, "d": 4}) == {"b", "c", "d"}
 
