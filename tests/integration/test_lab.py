@@ -154,6 +154,7 @@ def test_hosts_boot_systemd_and_know_each_other_by_name(hosts: Spare) -> None:
         assert hosts.run(host, "hostname") == host
     assert "10.76.0.12" in hosts.run("spare1", "getent", "hosts", "spare2")
     hosts.run("spare1", "ping", "-c", "1", "-W", "2", "spare2")
+    assert hosts.run("spare1", "findmnt", "--noheadings", "--output=FSTYPE", "/var/lib/redis") == "tmpfs"
 
 
 def test_each_host_has_a_key_of_its_own_and_answers_to_it(hosts: Spare) -> None:

@@ -210,6 +210,24 @@ def calm(seen: t.Mapping[str, Seen]) -> bool:
     return not down and not slots_of(seen).uncovered and not disagreements(seen)
 
 
+def quiet(seen: t.Mapping[str, Seen]) -> bool:
+    """Say whether the nodes know each other as far as they were introduced, so that the next steps can be planned."""
+    if any(one.error is not None or one.view is None for one in seen.values()):
+        return False
+    ids = {one.me.id for one in seen.values()}
+    rest = {}
+    for name, one in seen.items():
+        members = one.view.members if one.view else {}
+        if any("handshake" in member.flags for member in members.values()):
+            return False
+        if len(members) > 1 and not ids <= set(members):
+            return False
+        # who was reset is alone and holds the cluster for down until it is introduced: nothing to wait for
+        if len(members) > 1 or one.me.slots:
+            rest[name] = one
+    return calm(rest) or not slots_of(seen).owners
+
+
 def stale(seen: t.Mapping[str, Seen]) -> dict[str, list[int]]:
     """Return primary to the slots that it imports and knows the owner of no more: a server takes no news of such slots.
 

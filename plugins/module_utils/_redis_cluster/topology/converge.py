@@ -20,7 +20,7 @@ from ..lock import Keeper, Lock, check_keeper, keeper_options
 from ..observe import Fleet, settle
 from ..rebalance import atomic, heal, measure, mechanism, mend
 from ..rebalance.guard import Limits
-from ..state import Seen, blocked, calm, gone, require_all, serves, slots_of, stale, strangers, title
+from ..state import Seen, blocked, calm, gone, quiet, require_all, serves, slots_of, stale, strangers, title
 from .plan import Outcome, Step, Wanted, drained, plan, takers
 
 ROUNDS = 8
@@ -251,18 +251,7 @@ class _Run:
         )
 
     def _quiet(self, seen: t.Mapping[str, Seen]) -> bool:
-        """Say whether the nodes know each other as far as they were introduced, so that the next steps can be planned."""
-        seen = self._declared(seen)
-        if any(one.error is not None or one.view is None for one in seen.values()):
-            return False
-        ids = {one.me.id for one in seen.values()}
-        for one in seen.values():
-            members = one.view.members if one.view else {}
-            if any("handshake" in member.flags for member in members.values()):
-                return False
-            if len(members) > 1 and not ids <= set(members):
-                return False
-        return calm(seen) or not slots_of(seen).owners
+        return quiet(self._declared(seen))
 
     async def _steps(
         self,

@@ -10,7 +10,7 @@ import typing as t
 
 import pytest
 from ansible_collections.headroom.scale.plugins.module_utils._common.redis.model import SLOTS, Member, Node, View
-from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.state import Seen
+from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.state import Seen, quiet
 from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.topology.plan import (
     Outcome,
     Wanted,
@@ -230,3 +230,30 @@ def test_places_are_left_for_others_where_that_helps_everybody() -> None:
 
     assert place(["x", "y"], ["p", "q"], 1, {}, lambda name, primary: (name, primary) in good) == {"x": "q", "y": "p"}
     assert place(["x", "y"], ["p"], 1, {}, lambda name, primary: False) is None
+
+
+def test_nobody_is_waited_for_who_must_be_introduced_first() -> None:
+    world = World(3, 2)
+    assert quiet(world.seen())
+    world.converge()
+    assert quiet(world.seen())
+    # after a reset
+    (alone, *_others) = (name for name in world.names if world.primary[name])
+    world.knows[alone] = {alone}
+    world.info[alone]["cluster_state"] = "fail"
+    assert quiet(world.seen())
+    # introduced to one, it is to hear of all
+    world.knows[alone] = {alone, next(name for name in world.names if name != alone)}
+    assert not quiet(world.seen())
+    world.knows[alone] = set(world.names)
+    assert not quiet(world.seen())
+    world.info[alone]["cluster_state"] = "ok"
+    assert quiet(world.seen())
+
+
+def test_a_cluster_of_one_is_quiet_when_it_works() -> None:
+    world = World(1, 1)
+    world.slots["a0"] = set(range(SLOTS))
+    assert quiet(world.seen())
+    world.info["a0"]["cluster_state"] = "fail"
+    assert not quiet(world.seen())
