@@ -30,16 +30,15 @@ from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.
     Usage,
 )
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.catalog import Shape
-from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.converge import (
-    _fate,
-    _given_moves,
-    _given_splits,
-    _Seen,
-    _split_map,
-    _splits,
-    _standing,
-)
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.model import Leaf, Move
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.picture import Picture, split_map
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.planner import (
+    given_moves,
+    given_splits,
+    splits_now,
+)
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.progress import standing
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.report import fate
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.observed import (
     Column,
     Definition,
@@ -154,7 +153,7 @@ def text(composed: t.Any) -> str:
 
 @pytest.mark.parametrize(("group", "number", "parts"), CASES)
 def test_map_with_parts_is_whole(group: Group, number: int, parts: tuple[Bucket, ...]) -> None:
-    made = _split_map(map_of(group), [Split("users", number, parts, (0.5, 0.5))])
+    made = split_map(map_of(group), [Split("users", number, parts, (0.5, 0.5))])
     assert stored_map(made.as_dict()) == made
     assert set(made.placements) == {("users", one.number) for one in made.groups[0].buckets}
     assert {made.placements["users", one.number].shard for one in parts} == {
@@ -238,10 +237,25 @@ def test_a_split_is_of_one_shard() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "fate"), [("copying", "rolled_back"), ("verified", "rolled_back"), ("switched", "finished")]
+    ("state", "wanted"), [("copying", "rolled_back"), ("verified", "rolled_back"), ("switched", "finished")]
 )
-def test_what_becomes_of_an_interrupted_split(state: str, fate: str) -> None:
-    assert _fate(move(state=state), "balanced") == fate
+def test_what_becomes_of_an_interrupted_split(state: str, wanted: str) -> None:
+    assert fate(move(state=state), "balanced") == wanted
+
+
+@pytest.mark.parametrize(
+    ("state", "step", "run", "takes_share", "wanted"),
+    [
+        ("copying", "leaves", "balanced", True, "rolled_back"),
+        ("copying", "copied", "balanced", True, "finished"),
+        ("copying", "copied", "balanced", False, "rolled_back"),
+        ("verified", "", "planned", True, "finished"),
+        ("verified", "", "cleaned", True, "rolled_back"),
+        ("switched", "routed", "reverted", False, "finished"),
+    ],
+)
+def test_what_becomes_of_an_interrupted_move(state: str, step: str, run: str, takes_share: bool, wanted: str) -> None:
+    assert fate(Move("m1", RANGE, 1, "a", "b", state=state, step=step), run, takes_share) == wanted
 
 
 def test_log_belongs_to_its_move_and_fits() -> None:
@@ -349,8 +363,8 @@ GIVEN = {
 }
 
 
-def seen_of(shard_map: ShardMap, **more: t.Any) -> _Seen:
-    return _Seen({}, shard_map, **more)
+def seen_of(shard_map: ShardMap, **more: t.Any) -> Picture:
+    return Picture({}, shard_map, **more)
 
 
 def planned() -> Plan:
@@ -359,7 +373,7 @@ def planned() -> Plan:
 
 def test_what_is_planned_is_split() -> None:
     left_out: list[str] = []
-    assert _splits(seen_of(map_of(RANGE)), planned(), True, left_out) == (SPLIT,)
+    assert splits_now(seen_of(map_of(RANGE)), planned(), True, left_out) == (SPLIT,)
     assert left_out == []
 
 
@@ -367,23 +381,23 @@ def test_what_is_planned_is_split() -> None:
 def test_a_bucket_whose_move_has_not_ended_is_not_split(where: str) -> None:
     left_out: list[str] = []
     busy = {("users", 1): Move("m7", RANGE, 1, "a", "b")}
-    assert _splits(seen_of(map_of(RANGE), **{where: busy}), planned(), True, left_out) == ()
+    assert splits_now(seen_of(map_of(RANGE), **{where: busy}), planned(), True, left_out) == ()
     assert left_out[0].startswith("Bucket users/1 is not split: its move users/1 from a to b, m7, has not ended")
 
 
 def test_a_run_splits_once() -> None:
     left_out: list[str] = []
-    assert _splits(seen_of(map_of(RANGE)), planned(), False, left_out) == ()
+    assert splits_now(seen_of(map_of(RANGE)), planned(), False, left_out) == ()
     assert left_out == ["Bucket users/1 is split by the next run, since this one has split already."]
 
 
 def test_a_plan_that_is_given_is_split_as_it_says() -> None:
-    (made,) = _given_splits(seen_of(map_of(RANGE)), GIVEN, False, "p1")
+    (made,) = given_splits(seen_of(map_of(RANGE)), GIVEN, False, "p1")
     assert (made.group, made.bucket, made.parts) == ("users", 1, RANGE_PARTS)
 
 
 def test_what_a_plan_has_split_already_is_left() -> None:
-    assert _given_splits(seen_of(_split_map(map_of(RANGE), [SPLIT])), GIVEN, True, "p2") == ()
+    assert given_splits(seen_of(split_map(map_of(RANGE), [SPLIT])), GIVEN, True, "p2") == ()
 
 
 @pytest.mark.parametrize(
@@ -392,27 +406,25 @@ def test_what_a_plan_has_split_already_is_left() -> None:
 def test_a_plan_of_another_map_is_refused(entry: dict[str, t.Any], begun: bool) -> None:
     given_plan = {**GIVEN, "splits": [{**GIVEN["splits"][0], **entry}]}
     with pytest.raises(HeadroomError, match="Plan again") as caught:
-        _given_splits(seen_of(map_of(RANGE)), given_plan, begun, "p2")
+        given_splits(seen_of(map_of(RANGE)), given_plan, begun, "p2")
     assert caught.value.code == "plan_drifted"
 
 
 def test_a_plan_that_was_edited_is_refused() -> None:
     parts = [Bucket(3, 10, 15).as_dict("range"), Bucket(4, 16, 20).as_dict("range")]
     with pytest.raises(OptionError, match=r"plan.splits\[0\].parts"):
-        _given_splits(
-            seen_of(map_of(RANGE)), {**GIVEN, "splits": [{**GIVEN["splits"][0], "parts": parts}]}, False, "p1"
-        )
+        given_splits(seen_of(map_of(RANGE)), {**GIVEN, "splits": [{**GIVEN["splits"][0], "parts": parts}]}, False, "p1")
 
 
 def test_a_plan_that_splits_a_bucket_twice_is_refused() -> None:
     with pytest.raises(OptionError, match=r"plan.splits\[1\].parts.*another split of the plan has this number too"):
-        _given_splits(seen_of(map_of(RANGE)), {**GIVEN, "splits": GIVEN["splits"] * 2}, False, "p1")
+        given_splits(seen_of(map_of(RANGE)), {**GIVEN, "splits": GIVEN["splits"] * 2}, False, "p1")
 
 
 def test_a_plan_waits_for_the_end_of_a_grace() -> None:
     busy = {("users", 1): Move("m7", RANGE, 1, "a", "b")}
     with pytest.raises(HeadroomError, match="End that with state cleaned"):
-        _given_splits(seen_of(map_of(RANGE), in_grace=busy), GIVEN, False, "p1")
+        given_splits(seen_of(map_of(RANGE), in_grace=busy), GIVEN, False, "p1")
 
 
 MOVES = {"id": "p1", "moves": [{"group": "users", "bucket": 1, "source": "b", "target": "a", "epoch": 1}]}
@@ -421,7 +433,7 @@ USAGE = {("users", number): Usage(100_000_000, load=1.0) for number in range(3)}
 
 def test_a_plan_that_is_given_says_how_long_it_takes() -> None:
     seen = seen_of(map_of(RANGE), usage=USAGE)
-    (made,) = _given_moves(seen, MOVES, (), False, "p1", Limits(rate_bytes_s=50e6))
+    (made,) = given_moves(seen, MOVES, (), False, "p1", Limits(rate_bytes_s=50e6))
     assert (made.bucket, made.source, made.target) == (("users", 1), "b", "a")
     assert made.estimated_s > 2
 
@@ -429,17 +441,17 @@ def test_a_plan_that_is_given_says_how_long_it_takes() -> None:
 def test_a_plan_does_not_move_what_can_still_be_taken_back() -> None:
     seen = seen_of(map_of(RANGE), usage=USAGE, in_grace={("users", 1): Move("m7", RANGE, 1, "a", "b")})
     with pytest.raises(HeadroomError, match="move users/1 from a to b, m7, can still be taken back"):
-        _given_moves(seen, MOVES, (), False, "p1", Limits())
+        given_moves(seen, MOVES, (), False, "p1", Limits())
 
 
 def test_a_plan_does_not_move_what_it_splits() -> None:
     with pytest.raises(OptionError, match=r"plan.moves\[0\].bucket' has the value 'users/1': the plan splits it"):
-        _given_moves(seen_of(map_of(RANGE), usage=USAGE), MOVES, (SPLIT,), False, "p1", Limits())
+        given_moves(seen_of(map_of(RANGE), usage=USAGE), MOVES, (SPLIT,), False, "p1", Limits())
 
 
 def test_a_move_shows_how_far_and_how_fast_it_is() -> None:
     copying = Move("m1", RANGE, 1, "a", "b", state="copying", step="copy", bytes_done=1 << 20, bytes_total=5 << 20)
     assert (
-        _standing(copying, 1 << 20) == "users/1 from a to b copying copy, 1.0 MiB of 5.0 MiB, 1.0 MiB/s, about 4 s left"
+        standing(copying, 1 << 20) == "users/1 from a to b copying copy, 1.0 MiB of 5.0 MiB, 1.0 MiB/s, about 4 s left"
     )
-    assert _standing(replace(copying, step="copied"), 0.0) == "users/1 from a to b copying copied"
+    assert standing(replace(copying, step="copied"), 0.0) == "users/1 from a to b copying copied"
