@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from ..._common.errors import HeadroomError
 from . import ddl
-from .declare import Step, Wanted, wanted_links, wrong_pointers
+from .declare import Wanted
 from .keys import key_to_json
 from .members import Lock, MemberError, Members
 from .model import Group, ShardMap, Table
@@ -25,6 +25,7 @@ from .observed import Observed, Relation, digest_of, leaf_name
 from .read import read_relations
 from .routers import Change, repoint
 from .schema import DIGEST, FORMAT, SQL
+from .steps import Step, wanted_links, wrong_pointers
 
 PURPOSE = "declare"
 _BEFORE = "headroom_before"

@@ -14,12 +14,15 @@ from ..._common.argspec import ArgumentSpec
 from ..._common.errors import HeadroomError, OptionError
 from ..connection import Login
 from . import apply, count, declare
+from .checks import check_members, check_tables, shapes
+from .describe import describe_map, describe_tables
 from .keys import KEY_TYPES
 from .members import Lock, MemberError, Members, members_spec, parse_access, parse_cluster, parse_members, parse_timeout
 from .model import STRATEGIES, Group, ShardMap
 from .observed import Observed, Relation
 from .options import check, groups_from, shards_from
 from .read import LOCKED, observe
+from .steps import Step, plan_steps
 
 # what can end the transaction that they are tried in is not among them
 DDL_VERBS = ("CREATE", "ALTER", "COMMENT", "GRANT")
@@ -137,7 +140,7 @@ class _Plan:
     known: ShardMap | None
     target: ShardMap
     forms: dict[str, Relation]
-    steps: list[declare.Step]
+    steps: list[Step]
 
 
 class _Run:
@@ -164,7 +167,7 @@ class _Run:
                     code="not_as_declared",
                     result={"changed": True, "plan": [step.as_dict() for step in plan.steps]},
                 )
-            tables = declare.describe_tables(self.wanted, after.observed)
+            tables = describe_tables(self.wanted, after.observed)
             return self._result(before, after.target, tables, plan.steps, work.rewritten)
 
     async def _plan(self, members: Members) -> _Plan:
@@ -180,19 +183,19 @@ class _Run:
     async def _planned(self, members: Members) -> _Plan:
         wanted = self.wanted
         observed, known = await observe(members, wanted.tables)
-        declare.check_members(wanted, observed)
+        check_members(wanted, observed)
         groups = self._groups(known)
-        forms = declare.shapes(wanted, observed)
+        forms = shapes(wanted, observed)
         missing = {table: wanted.ddl[table] for table in wanted.tables if table not in forms and table in wanted.ddl}
         if missing:
             forms.update(await apply.try_ddl(members, missing))
-        declare.check_tables(wanted, observed, forms)
+        check_tables(wanted, observed, forms)
         contents = await count.count(members, groups, observed)
         target, misplaced = declare.target_map(wanted, observed, known, contents)
         if misplaced:
             keys = await count.first_keys(members, groups, misplaced)
             raise declare.report_misplaced(misplaced, keys, contents)
-        return _Plan(observed, known, target, forms, declare.steps(wanted, observed, target, forms))
+        return _Plan(observed, known, target, forms, plan_steps(wanted, observed, target, forms))
 
     def _groups(self, known: ShardMap | None) -> tuple[Group, ...]:
         """Return the declared groups with the buckets that they have, where they have some."""
@@ -200,7 +203,7 @@ class _Run:
         return tuple(declare.merged(old[one.name], one) if one.name in old else one for one in self.wanted.groups)
 
     def _tables_after(self, plan: _Plan) -> dict[str, dict[str, str]]:
-        tables = declare.describe_tables(self.wanted, plan.observed)
+        tables = describe_tables(self.wanted, plan.observed)
         for step in plan.steps:
             if step.action in ("create", "convert"):
                 tables[step.member][step.object] = "partitioned"
@@ -211,15 +214,13 @@ class _Run:
         before: _Plan,
         target: ShardMap,
         tables: dict[str, dict[str, str]],
-        found: list[declare.Step],
+        found: list[Step],
         rewritten: dict[tuple[str, str], int],
     ) -> dict[str, t.Any]:
         wanted = self.wanted
         old_members = next((seen.stored.members for seen in before.observed.values() if seen.stored), wanted.members)
-        was = declare.describe(
-            old_members, before.known, wanted.cluster, declare.describe_tables(wanted, before.observed)
-        )
-        is_so = declare.describe(wanted.members, target, wanted.cluster, tables)
+        was = describe_map(old_members, before.known, wanted.cluster, describe_tables(wanted, before.observed))
+        is_so = describe_map(wanted.members, target, wanted.cluster, tables)
         if found:
             # what a map does not show: schemas, servers, pointers
             quiet = [step for step in found if step.action not in ("create", "convert", "leaves", "map")]
@@ -239,7 +240,7 @@ class _Run:
             "diff": {"before": was, "after": is_so, "before_header": "map", "after_header": "map"},
         }
 
-    def _summary(self, target: ShardMap, found: list[declare.Step]) -> str:
+    def _summary(self, target: ShardMap, found: list[Step]) -> str:
         tables = sum(len(group.tables) for group in target.groups)
         state = (
             f"{_counted(len(self.wanted.shards), 'shard')} with {_counted(len(target.placements), 'bucket')} of "

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import typing as t
 
-from .model import Bucket, Group, Table
+from .model import METHODS, Bucket, Group, Table
 from .observed import Column, Relation, leaf_name
 from .schema import PREFIX, SCHEMA
 
 if t.TYPE_CHECKING:
     from psycopg import sql
 
-METHODS = {"hash": "HASH", "range": "RANGE", "directory": "LIST"}
 MEMBER_PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE")
 _STORAGE = {"p": "PLAIN", "e": "EXTERNAL", "m": "MAIN", "x": "EXTENDED"}
 _COMPRESSION = {"p": "pglz", "l": "lz4"}

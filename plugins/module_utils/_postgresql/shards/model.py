@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from .keys import Key, hash_remainder, key_to_json, sort_key
 
 STRATEGIES = ("hash", "range", "directory")
+# how PostgreSQL partitions by each
+METHODS = {"hash": "HASH", "range": "RANGE", "directory": "LIST"}
 STATES = ("active", "draining", "read_only")
 
 BucketId = tuple[str, int]

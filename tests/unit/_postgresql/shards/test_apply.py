@@ -14,7 +14,7 @@ pytest.importorskip("psycopg")
 
 from ansible_collections.headroom.scale.plugins.module_utils._common.errors import HeadroomError  # noqa: E402
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards import apply  # noqa: E402
-from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.declare import Step  # noqa: E402
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.steps import Step  # noqa: E402
 
 
 class Stubborn:

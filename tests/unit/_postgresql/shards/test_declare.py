@@ -15,8 +15,19 @@ from dataclasses import replace
 import pytest
 from ansible_collections.headroom.scale.plugins.module_utils._common.errors import HeadroomError
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards import declare
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.checks import (
+    check_members,
+    check_tables,
+    shapes,
+)
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.describe import (
+    describe_map,
+    describe_tables,
+    spans,
+)
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.members import Access
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.model import (
+    METHODS,
     Member,
     Placement,
     Shard,
@@ -37,6 +48,11 @@ from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.
 )
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.options import groups_from
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.schema import DIGEST, FORMAT
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.steps import (
+    Step,
+    plan_steps,
+    wanted_links,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -108,7 +124,7 @@ def table(name: str = "public.users", key: str = "id", kind: str = "plain", **ot
 
 
 def forms_of(declared: declare.Wanted, seen: World) -> dict[str, Relation]:
-    forms = declare.shapes(declared, seen)
+    forms = shapes(declared, seen)
     for name, (group, one) in declared.tables.items():
         forms.setdefault(name, table(name, one.key, type=group.key_type))
     return forms
@@ -116,16 +132,16 @@ def forms_of(declared: declare.Wanted, seen: World) -> dict[str, Relation]:
 
 def plan(
     declared: declare.Wanted, seen: World, contents: t.Any = None
-) -> tuple[ShardMap, list[declare.Step], tuple[declare.Misplaced, ...]]:
+) -> tuple[ShardMap, list[Step], tuple[declare.Misplaced, ...]]:
     known = merge(seen)
-    declare.check_members(declared, seen)
+    check_members(declared, seen)
     forms = forms_of(declared, seen)
-    declare.check_tables(declared, seen, forms)
+    check_tables(declared, seen, forms)
     target, misplaced = declare.target_map(declared, seen, known, contents or {})
-    return target, declare.steps(declared, seen, target, forms), misplaced
+    return target, plan_steps(declared, seen, target, forms), misplaced
 
 
-def commit(declared: declare.Wanted, seen: World, target: ShardMap, steps: list[declare.Step], name: str) -> None:
+def commit(declared: declare.Wanted, seen: World, target: ShardMap, steps: list[Step], name: str) -> None:
     """Do to a member what its steps do."""
     one = seen[name]
     for step in steps:
@@ -134,14 +150,14 @@ def commit(declared: declare.Wanted, seen: World, target: ShardMap, steps: list[
     seen[name] = one
 
 
-def _after(declared: declare.Wanted, one: Seen, target: ShardMap, step: declare.Step) -> Seen:
+def _after(declared: declare.Wanted, one: Seen, target: ShardMap, step: Step) -> Seen:
     name = one.member.name
     if step.action == "extension":
         return replace(one, fdw_installed=True)
     if step.action == "settings":
         return replace(one, partitionwise=True)
     if step.action == "link":
-        options, mapping = declare.wanted_links(declared, name)[step.object]
+        options, mapping = wanted_links(declared, name)[step.object]
         return replace(one, links={**one.links, step.object: Link(step.object, options, mapping)})
     if step.action == "unlink":
         return replace(one, links={key: link for key, link in one.links.items() if key != step.object})
@@ -177,7 +193,7 @@ def _after(declared: declare.Wanted, one: Seen, target: ShardMap, step: declare.
     else:
         kept = before.leaves if before and step.action == "leaves" else ()
         leaves = (*kept, *(Leaf(leaf_name(step.object, number), number) for number in step.buckets))
-    method = f"{declare.METHODS[group.strategy]} ({key})"
+    method = f"{METHODS[group.strategy]} ({key})"
     made = table(step.object, key, "partitioned", type=group.key_type, partition_key=method, leaves=leaves)
     return replace(one, relations={**one.relations, step.object: made})
 
@@ -626,7 +642,7 @@ def test_a_map_is_described_in_lines() -> None:
     declared = wanted(2, groups=[ACCOUNTS, TENANTS])
     seen = world(declared)
     target = settle(declared, seen)
-    lines = declare.describe(declared.members, target, "shop", declare.describe_tables(declared, seen)).splitlines()
+    lines = describe_map(declared.members, target, "shop", describe_tables(declared, seen)).splitlines()
     assert lines[0] == "cluster shop"
     assert "shard s1: 10.0.0.1:5432/postgres, weight 1, active, 3 buckets" in lines
     assert "router r1: 10.0.1.1:5432/postgres" in lines
@@ -634,8 +650,8 @@ def test_a_map_is_described_in_lines() -> None:
     assert "group accounts: range of bigint, 4 buckets" in lines
     assert any(line.endswith(": from 100 and below 200") for line in lines)
     assert any(line.endswith(": a, b") for line in lines)
-    assert declare.describe(declared.members, None, "shop", {}) == "no map\n"
+    assert describe_map(declared.members, None, "shop", {}) == "no map\n"
 
 
 def test_numbers_are_shown_as_spans() -> None:
-    assert declare.spans([5, 0, 1, 2, 9, 8]) == "0-2, 5, 8-9"
+    assert spans([5, 0, 1, 2, 9, 8]) == "0-2, 5, 8-9"

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import typing as t
 
-from ..ddl import MEMBER_PRIVILEGES, METHODS, bound, leaf_keys, quoted
-from ..model import Bucket, Group, Table
+from ..ddl import MEMBER_PRIVILEGES, bound, leaf_keys, quoted
+from ..model import METHODS, Bucket, Group, Table
 from ..move.catalog import Shape, table
 from ..move.model import BOUND, Leaf, Move
 from ..observed import Relation
