@@ -117,15 +117,19 @@ class TwoPhase:
         began = time.monotonic()
         error: HeadroomError | None = None
         while time.monotonic() - began < pace.patience_s:
+            attempted = False
             try:
                 await ready()
                 async with self.gate:
                     await self.lock.check()
                     seen.attempts += 1
+                    attempted = True
                     await attempt(seen)
                 return seen
             except HeadroomError as failed:
-                if failed.facts.get("sqlstate") not in PASSING and failed.code not in ("behind", "not_locked"):
+                passes = failed.facts.get("sqlstate") in PASSING or failed.code in ("behind", "not_locked")
+                # too slow for an attempt is not away: whether a member answers at all is asked before the next one
+                if not passes and not (attempted and failed.code == "timeout"):
                     raise
                 error = failed
                 # others get their turn for longer than they had to wait
