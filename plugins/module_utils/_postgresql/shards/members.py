@@ -332,6 +332,9 @@ class Members:
                 cut(connection)
                 task.cancel()
                 await asyncio.wait({task}, timeout=0.2)
+                if connection is not None:
+                    # whoever asks next gets one that works
+                    await self._close(connection)
                 raise self.error(name, verb, f"no answer within {limit_s:g} s", code="timeout")
             return task.result()
         except (psycopg.Error, OSError) as error:
