@@ -82,6 +82,8 @@ class Bench:
 
     def fill(self, rows: int) -> int:
         """Make the rows, all in one bucket of shard a, and the same as a plain table; return their bytes with the key."""
+        if self.cluster.placed()[BUCKET] != "a":
+            self.by_us()
         self.a.rows("TRUNCATE public.orders")
         keys = [
             row[0]
@@ -291,21 +293,66 @@ class Load:
         return {**figures, "statements_per_s": round(figures["statements"] / passed_s)}
 
 
-def blocks(bench: Bench, moves: int, pause_s: float, writers: int) -> None:
+class Updates:
+    """Updates at a fixed rate by pgbench, of rows in a bucket that stays where it is: what else a shard has to do."""
+
+    def __init__(self, server: Server, bucket: int, rate: float) -> None:
+        """Make the rows and begin."""
+        self.server = server
+        self.base = f"/tmp/headroom-updates-{server.port}"
+        (key,) = server.rows(
+            "SELECT u FROM generate_series(400000, 500000) u WHERE headroom.bucket_of('users', u) = %s LIMIT 1",
+            [bucket],
+        )[0]
+        server.rows("INSERT INTO public.orders (user_id, id) SELECT %s, i FROM generate_series(1, 1000) i", [key])
+        script = f"\\set id random(1, 1000)\nUPDATE public.orders SET amount = amount + 1 WHERE user_id = {key} AND id = :id;\n"
+        command = (
+            f"printf %s {shlex.quote(script)} > {self.base}.sql; echo $$ > {self.base}.pid; "
+            f"exec {BIN}/pgbench -n -M prepared -c 4 -R {rate:g} -T {PEER_TIMEOUT_S} -l --log-prefix={self.base}.log "
+            f"-f {self.base}.sql {shlex.quote(server.dsn())}"
+        )
+        self.process = subprocess.Popen(
+            [*server.prefix, "sh", "-c", command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        self.began = time.monotonic()
+
+    def end(self) -> tuple[float, list[float]]:
+        """Stop, and return how many there were each second and how long each took from when it was due, in milliseconds.
+
+        :raises RuntimeError: when it ended by itself.
+        """
+        passed_s = time.monotonic() - self.began
+        if self.process.poll() is not None:
+            raise RuntimeError(f"pgbench on {self.server.name} ended: {self.process.communicate()[1].strip()[-300:]}")
+        self.server.call("sh", "-c", f"kill $(cat {self.base}.pid)")
+        self.process.communicate(timeout=60)
+        lines = self.server.call("sh", "-c", f"cat {self.base}.log.*; rm -f {self.base}.*").splitlines()
+        # the last line may be cut off
+        took_ms = [int(line.split()[2]) / 1000 for line in lines[:-1]]
+        return len(took_ms) / passed_s, took_ms
+
+
+def blocks(bench: Bench, moves: int, pause_s: float, writers: int, updates: float) -> None:
     """Move small buckets under load, and report how long writers had to wait at each switch."""
     cluster = bench.cluster
+    # the last buckets, which stay where they are; each shard has one
+    beside = {name: number for number in (61, 62, 63) for name in [cluster.placed()[number]]} if updates else {}
+    others = [Updates(cluster.servers[name], number, updates / len(beside)) for name, number in beside.items()]
     load = Load(bench, writers, 2, pause_s, 7)
     time.sleep(2)
     found: list[dict[str, Any]] = []
     for number in range(moves):
         placed = cluster.placed()
-        bucket = [one for one in sorted(placed) if one != BUCKET][number % 63]
+        bucket = [one for one in sorted(placed) if one != BUCKET][number % 60]
         target = next(name for name in "bca" if name != placed[bucket])
         # those who know the map read it again within a second
         result, _seconds = bench.move(bucket, placed[bucket], target, read_grace_s=2.0)
         found.append(result["moves"][0]["switch"])
         cluster.rebalance(state="cleaned", retire_now=True)
     figures = load.end()
+    ended = [one.end() for one in others]
+    per_s = sum(rate for rate, _took in ended)
+    took_ms = [one for _rate, took in ended for one in took]
     block = spread([one["block_ms"] for one in found])
     show(
         {
@@ -316,7 +363,8 @@ def blocks(bench: Bench, moves: int, pause_s: float, writers: int) -> None:
             "moves": moves,
             **{name: spread([one[f"{name}_ms"] for one in found]) for name in ("block", "lock", "fence", "commit")},
             "attempts": sum(one["attempts"] for one in found),
-            "statements_per_s": figures["statements_per_s"],
+            "statements_per_s": round(figures["statements_per_s"] + per_s),
+            **({"updates_per_s": round(per_s), "update_ms": spread(took_ms)} if took_ms else {}),
             "client_p99_ms": figures["p99_ms"],
             "client_max_ms": figures["max_ms"],
             "lost": len(figures["lost"]),
@@ -410,8 +458,6 @@ def growth(bench: Bench, rows: int) -> None:
     for times in (1, 4, 16):
         bench.fill(rows * times // 16)
         seconds.append(bench.by_us()[0])
-        if bench.cluster.placed()[BUCKET] == "b":
-            bench.by_us()
     per_row = [one / times for one, times in zip(seconds, (1, 4, 16), strict=True)]
     show(
         {
@@ -437,6 +483,9 @@ def main() -> int:
     parser.add_argument("--moves", type=int, default=50, help="small buckets that move under load")
     parser.add_argument("--writers", type=int, default=5)
     parser.add_argument("--pause", type=float, default=0.0, help="seconds between two operations of a writer")
+    parser.add_argument(
+        "--updates", type=float, default=0.0, help="updates per second by pgbench beside the writers of the blocks"
+    )
     parser.add_argument("--rate", type=int, default=20_000_000, help="bytes per second of the copy beside the workload")
     parser.add_argument("--peer", action="append", choices=PEERS, help="peers to compare with, all by default")
     parser.add_argument("--only", action="append", choices=["total", "verification", "blocks", "foreground", "growth"])
@@ -460,7 +509,7 @@ def main() -> int:
             if "verification" in wanted:
                 verification(bench, options.rounds)
             if "blocks" in wanted:
-                blocks(bench, options.moves, options.pause, options.writers)
+                blocks(bench, options.moves, options.pause, options.writers, options.updates)
             if "foreground" in wanted:
                 foreground(bench, options.rate, max(options.pause, 0.005), 5 if options.quick else 20)
             if "growth" in wanted:

@@ -33,14 +33,45 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks._shards import Cluster, HeadroomError, add_options, parsed, running, servers_from, wait_for
 from chaos._network import CUTS_S, Network
-from workloads.postgresql_shards import Workload
+from workloads.postgresql_shards import ACCOUNT_KEYS, ACCOUNTS, Workload
 
 NAMES = ("a", "b", "c", "r")
 FROZEN_S = {"freeze": 3.0, "long-freeze": 15.0}
 # what a statement may end with while a server is away
 GONE = ("None", "08", "57", "HV", "XX", "53", "25")
+WRITERS, KEYS = 4, 60
+# rows that nobody writes to, enough that a copy takes a moment
+STILL_EACH = 300
+FIRST_STILL, LAST_STILL = 500_000, 520_000
+STILL = f"user_id BETWEEN {FIRST_STILL} AND {LAST_STILL}"
+# buckets of the group, how they are cut, and the end of the still rows; where there are some, a writer's keys or the accounts are too
+CUTS: dict[str, tuple[int, dict[str, Any] | None, int]] = {
+    "hash": (64, None, LAST_STILL),
+    "range": (
+        5,
+        {
+            "strategy": "range",
+            "bounds": [KEYS, 2 * KEYS, FIRST_STILL + STILL_EACH, ACCOUNT_KEYS + ACCOUNTS // 2],
+        },
+        FIRST_STILL + 2 * STILL_EACH - 1,
+    ),
+    "directory": (
+        WRITERS,
+        {
+            "strategy": "directory",
+            "tenants": [
+                [
+                    *range(number * KEYS, (number + 1) * KEYS),
+                    *range(FIRST_STILL + number * STILL_EACH, FIRST_STILL + (number + 1) * STILL_EACH),
+                    *range(ACCOUNT_KEYS + number, ACCOUNT_KEYS + ACCOUNTS, WRITERS),
+                ]
+                for number in range(WRITERS)
+            ],
+        },
+        FIRST_STILL + WRITERS * STILL_EACH - 1,
+    ),
+}
 # behind the back of a move, as no trigger can prevent
-STILL = "user_id BETWEEN 500000 AND 520000"
 CORRUPT = {
     "update": "UPDATE public.orders_b{0} SET note = 'corrupt' WHERE ctid = (SELECT ctid FROM public.orders_b{0} WHERE {1} LIMIT 1)",
     "delete": "DELETE FROM public.orders_b{0} WHERE ctid = (SELECT ctid FROM public.orders_b{0} WHERE {1} LIMIT 1)",
@@ -246,6 +277,14 @@ class Chaos:
     def __init__(self, cluster: Cluster, workload: Workload, seed: int) -> None:
         """Take the cluster and what works on it."""
         self.cluster = cluster
+        # the buckets that have still rows
+        self.still = {
+            row[0]
+            for server in cluster.shards
+            for row in server.rows(
+                f"SELECT DISTINCT headroom.bucket_of('users', user_id) FROM public.orders WHERE {STILL}"
+            )
+        }
         self.workload = workload
         self.random = random.Random(seed)
         # nothing but the moves that are asked for
@@ -254,7 +293,7 @@ class Chaos:
     def point(self, fault: str, step: Step) -> dict[str, str] | None:
         """Make one fault and run again. Return what was seen, or None when the run never came to the step."""
         placed = self.cluster.placed()
-        bucket = self.random.choice(sorted(placed))
+        bucket = self.random.choice(sorted(self.still))
         source = placed[bucket]
         target = self.random.choice(sorted({server.name for server in self.cluster.shards} - {source}))
         plan = self.plan(bucket, source, target)
@@ -345,6 +384,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fault", help="faults of one kind only, as controller, source, target, router or freeze")
     parser.add_argument("--step", help="steps with this in their names only")
+    parser.add_argument("--strategy", choices=sorted(CUTS), default="hash", help="of the group whose buckets move")
     parser.add_argument("--quick", action="store_true", help="four points only")
     parser.add_argument("--first", type=int, default=0, help="begin with this point")
     parser.add_argument("--sample", type=int, help="only so many points, chosen by the seed")
@@ -370,17 +410,19 @@ def main() -> int:
         chosen = [one for one in chosen if "cut" not in one[1][0]]
     with tempfile.TemporaryDirectory() as name, running(places) as servers:
         cluster = Cluster(servers, Path(name))
-        cluster.declare(lambda number: "abc"[number % 3])
+        buckets, cut, last_still = CUTS[options.strategy]
+        cluster.declare(lambda number: "abc"[number % 3], buckets, cut=cut)
         dsns = [server.dsn(user="") for server in cluster.shards]
         routers = [server.dsn(user="") for server in cluster.routers]
-        workload = Workload(dsns, routers, "user=postgres", options.seed, direct=2, routed=2, pause_s=options.pause)
+        workload = Workload(
+            dsns, routers, "user=postgres", options.seed, direct=2, routed=2, keys=KEYS, pause_s=options.pause
+        )
         workload.fill()
         for server in cluster.shards:
-            # enough rows that a copy takes a moment
             server.rows(
-                "INSERT INTO public.orders (user_id, id, amount, note) SELECT u, 1, 1, repeat('x', 500) FROM generate_series(500000, "
-                "520000) u WHERE headroom.bucket_of('users', u) %% 3 = %s",
-                ["abc".index(server.name)],
+                "INSERT INTO public.orders (user_id, id, amount, note) SELECT u, 1, 1, repeat('x', 500) "
+                "FROM generate_series(%s::bigint, %s) u WHERE headroom.bucket_of('users', u) %% 3 = %s",
+                [FIRST_STILL, last_still, "abc".index(server.name)],
             )
         workload.start()
         chaos = Chaos(cluster, workload, options.seed)
@@ -419,6 +461,7 @@ def main() -> int:
         json.dumps(
             {
                 "chaos": "postgresql_shard_move",
+                "strategy": options.strategy,
                 "points": len(chosen) - len(skipped),
                 "not_reached": skipped,
                 "moved": outcomes["moved"],
