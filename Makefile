@@ -6,6 +6,8 @@ MAKEFLAGS += --no-print-directory
 # the tools call one another by name, and container networks need what lies in sbin
 export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin:/sbin
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+# hundreds of programs start from .venv: it is compiled once, not by each of them
+unexport PYTHONDONTWRITEBYTECODE
 
 INVENTORY ?= inventories/lab
 PLAYBOOK = ansible-playbook -i $(INVENTORY)
