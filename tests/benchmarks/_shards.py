@@ -59,6 +59,7 @@ SETTINGS = {
     "max_connections": 200,
     "shared_buffers": "256MB",
     "max_wal_size": "4GB",
+    "min_wal_size": "2GB",
     "checkpoint_timeout": "30min",
     "wal_receiver_timeout": "5s",
     "wal_sender_timeout": "5s",

@@ -374,30 +374,37 @@ def blocks(bench: Bench, moves: int, pause_s: float, writers: int, updates: floa
     )
 
 
-def foreground(bench: Bench, rate_bytes_s: int, pause_s: float, seconds: float) -> None:
-    """Compare the latency of a workload beside a copy at a limited rate with that of the same workload alone."""
+def foreground(bench: Bench, rate_bytes_s: int, pause_s: float, seconds: float, rounds: int) -> None:
+    """Compare the latency of a workload beside a move at a limited rate with that of the same workload alone."""
     cluster = bench.cluster
-    load = Load(bench, 3, 1, pause_s, 8)
-    time.sleep(seconds)
-    idle = load.end()
-    placed = cluster.placed()[BUCKET]
-    load = Load(bench, 3, 1, pause_s, 9)
-    bench.move(BUCKET, placed, "b" if placed == "a" else "a", max_rate_bytes_s=rate_bytes_s)
-    busy = load.end()
-    cluster.rebalance(state="cleaned", retire_now=True)
+    # there and back: a new file of the log holds every commit up, and servers in use have some to use again
+    bench.by_us()
+    bench.by_us()
+    bench.settle()
+    idle: list[dict[str, Any]] = []
+    busy: list[dict[str, Any]] = []
+    for _round in range(rounds):
+        load = Load(bench, 3, 1, pause_s, 8)
+        time.sleep(seconds)
+        idle.append(load.end())
+        placed = cluster.placed()[BUCKET]
+        load = Load(bench, 3, 1, pause_s, 9)
+        bench.move(BUCKET, placed, "b" if placed == "a" else "a", max_rate_bytes_s=rate_bytes_s)
+        busy.append(load.end())
+        cluster.rebalance(state="cleaned", retire_now=True)
+    ours, theirs = ([one["p99_ms"] for one in side] for side in (busy, idle))
+    name = "the same workload without a move"
+    # the ratio says how many times as slow it is
+    line = figure(BENCH, "p99_while_moving_vs_idle", "ms", ours, theirs, name, more_is_better=True, ratio_digits=2)
     show(
         {
-            "bench": BENCH,
-            "figure": "p99_while_moving_vs_idle",
-            "ours": busy["p99_ms"],
-            "peer": idle["p99_ms"],
-            "ratio": round(busy["p99_ms"] / idle["p99_ms"], 2),
-            "within": busy["p99_ms"] <= MOST_P99 * idle["p99_ms"],
-            "unit": "ms",
-            "peer_name": "the same workload without a move",
+            **line,
+            "within": statistics.median(ours) <= MOST_P99 * statistics.median(theirs),
             "max_rate_bytes_s": rate_bytes_s,
-            "statements_per_s": [busy["statements_per_s"], idle["statements_per_s"]],
-            "lost": len(busy["lost"]) + len(idle["lost"]),
+            "statements_per_s": [
+                round(statistics.median(one["statements_per_s"] for one in side)) for side in (busy, idle)
+            ],
+            "lost": sum(len(one["lost"]) for one in busy + idle),
         }
     )
 
@@ -511,7 +518,7 @@ def main() -> int:
             if "blocks" in wanted:
                 blocks(bench, options.moves, options.pause, options.writers, options.updates)
             if "foreground" in wanted:
-                foreground(bench, options.rate, max(options.pause, 0.005), 5 if options.quick else 20)
+                foreground(bench, options.rate, max(options.pause, 0.005), 5 if options.quick else 20, options.rounds)
             if "growth" in wanted:
                 growth(bench, options.rows)
     except KeyboardInterrupt:
