@@ -44,7 +44,7 @@ def check_parts(option: str, group: Group, number: int, parts: t.Sequence[Bucket
     """
     bucket = next(one for one in group.buckets if one.number == number)
     numbers = [one.number for one in parts]
-    free = min(numbers) > max(one.number for one in group.buckets) and len(set(numbers)) == len(numbers)
+    free = min(numbers, default=0) > max(one.number for one in group.buckets) and len(set(numbers)) == len(numbers)
     if group.strategy == "range":
         ends = [bucket.lower, *(one.upper for one in parts)]
         begins = [*(one.lower for one in parts), bucket.upper]
@@ -57,7 +57,8 @@ def check_parts(option: str, group: Group, number: int, parts: t.Sequence[Bucket
         )
     else:
         tenants = [tenant for one in parts for tenant in one.tenants]
-        whole = len(set(tenants)) == len(tenants) and set(tenants) == set(bucket.tenants)
+        # a bucket of a hash has none, and cannot be split
+        whole = bool(tenants) and len(set(tenants)) == len(tenants) and set(tenants) == set(bucket.tenants)
     if not (free and whole and len(parts) > 1):
         raise OptionError(
             option,

@@ -223,6 +223,8 @@ def test_what_is_isolated_can_be_carried_out(tenant: str) -> None:
         (LIST, 0, (Bucket(2, tenants=("a",)), Bucket(3, tenants=("c",)))),
         (LIST, 0, (Bucket(2, tenants=("a", "b")), Bucket(3, tenants=("b", "c")))),
         (LIST, 0, (Bucket(2, tenants=("a", "b")), Bucket(3, tenants=("c", "d")))),
+        (RANGE, 1, ()),
+        (replace(RANGE, strategy="hash", buckets=(Bucket(0), Bucket(1))), 1, (Bucket(2), Bucket(3))),
     ],
 )
 def test_parts_that_are_not_the_bucket_are_refused(group: Group, number: int, parts: tuple[Bucket, ...]) -> None:
