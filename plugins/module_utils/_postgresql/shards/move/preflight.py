@@ -221,6 +221,11 @@ def leaf_reason(
         return f"{name} is partitioned itself; a bucket is one table each."
     if not catalog.primary_key(source):
         return f"{name} has no primary key; add one to {leaf.table.name}, since rows are followed and compared by it."
+    computed = [one["name"] for one in source["columns"] if one["generated"] is not None]
+    for column in catalog.primary_key(source):
+        if column in computed:
+            # replication leaves out what is generated, so that it would not find the rows again
+            return f"column {column} of the primary key of {name} is generated; make a key of {leaf.table.name} of columns that are not."
     if source["identity"] not in ("d", "f"):
         return (
             f"{name} has a replica identity of its own; set it back with ALTER TABLE {name} REPLICA IDENTITY DEFAULT."

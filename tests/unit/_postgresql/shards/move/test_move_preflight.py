@@ -126,6 +126,11 @@ def test_a_good_leaf_has_no_reason() -> None:
     [
         ({"parent": None}, {}, "is no partition of public.orders on a"),
         ({"indexes": []}, {}, "no primary key"),
+        (
+            {"columns": [{**COLUMN, "generated": "(id + 1)"}]},
+            {},
+            "column user_id of the primary key of public.orders_b7 is generated",
+        ),
         ({"identity": "n"}, {}, "REPLICA IDENTITY DEFAULT"),
         ({"persistence": "u"}, {}, "SET LOGGED"),
         ({"row_security": True}, {}, "row-level security"),
