@@ -154,7 +154,7 @@ def plan(
 
     Nothing moves while every shard is, and nothing is to be emptied.
 
-    :param usage: of every bucket of the map. When none that can move has any load, each counts 1.
+    :param usage: of every bucket of the map. When none that can move has any load, all have the same.
     :param kept_bytes: shard to what it holds besides its buckets, such as retired ones.
     :param isolated: names of groups, which must be in the map, and keys in them that are to have buckets of their own.
     :param fixed: buckets that stay where they are for now, and the move that brought each there.
@@ -170,7 +170,7 @@ def plan(
     ]
     shares = _Shares(shard_map.shards, items, limits.threshold)
     if not shares.total:
-        items = [replace(item, load=1.0) for item in items]
+        items = [replace(item, load=1 / len(items)) for item in items]
         shares = _Shares(shard_map.shards, items, limits.threshold)
     before = shares.of(items)
     cuts = _Cuts(shard_map, usage, shares, _isolated_in(shard_map, isolated, shares, left_out))

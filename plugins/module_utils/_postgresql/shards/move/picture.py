@@ -57,11 +57,15 @@ def shares_of(seen: Picture, targets: t.Mapping[BucketId, str] | None = None, sp
     for bucket, placement in seen.map.placements.items():
         held[(targets or {}).get(bucket, placement.shard)].append(bucket)
     free = [name for name, shard in shards.items() if shard.state != "read_only"]
-    total = sum(seen.usage[bucket].load for name in free for bucket in held[name])
+    loads = {bucket: seen.usage[bucket].load for bucket in seen.map.placements}
+    if not any(loads[bucket] for name in free for bucket in held[name]):
+        # as a plan counts them
+        loads = {bucket: 1 / len(loads) for bucket in loads}
+    total = sum(loads[bucket] for name in free for bucket in held[name])
     weight = sum(shard.weight for shard in shards.values() if shard.takes_share) or 1.0
     shares = []
     for name, shard in shards.items():
-        load = sum(seen.usage[bucket].load for bucket in held[name])
+        load = sum(loads[bucket] for bucket in held[name])
         wanted = load if shard.state == "read_only" else total * shard.weight / weight if shard.takes_share else 0.0
         more = sum(
             len(split.parts) - 1 for split in splits if seen.map.placements[split.group, split.bucket].shard == name
