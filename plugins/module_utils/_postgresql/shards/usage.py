@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from .keys import Key, parse_key
 from .members import Members
-from .model import BucketId, Group, ShardMap, Usage
+from .model import BucketId, Group, ShardMap, Table, Usage
 from .observed import leaf_name
 from .plan import mixed_load
 
@@ -114,7 +114,7 @@ async def _inside(members: Members, shard_map: ShardMap, bucket: BucketId, usage
 
     group = next(one for one in shard_map.groups if one.name == bucket[0])
     shard = shard_map.placements[bucket].shard
-    table = group.tables[0]
+    table, count = await _largest(members, shard, group, bucket[1])
     name = sql.Identifier(*leaf_name(table.name, bucket[1]).split(".", 1))
     key = sql.Identifier(table.key)
     if group.strategy == "directory":
@@ -125,8 +125,18 @@ async def _inside(members: Members, shard_map: ShardMap, bucket: BucketId, usage
         tenants = next(one.tenants for one in group.buckets if one.number == bucket[1])
         loads = {key: row["load"] for row in rows for key in _keys(group, [row["key"]])}
         return replace(usage, tenant_loads={**dict.fromkeys(tenants, 0.0), **loads})
-    rows = await members.rows(shard, _quantiles(group, key, name, usage.rows), timeout_s=LONGEST_S, verb="measure")
+    rows = await members.rows(shard, _quantiles(group, key, name, count), timeout_s=LONGEST_S, verb="measure")
     return replace(usage, quantiles=tuple(dict.fromkeys(_keys(group, rows[0]["keys"] or []))))
+
+
+async def _largest(members: Members, shard: str, group: Group, number: int) -> tuple[Table, int]:
+    """Return the table that has most rows in a bucket, and how many; others of the group may have none."""
+    tables = {leaf_name(table.name, number): table for table in group.tables}
+    parts = [name.split(".", 1) for name in tables]
+    rows = await members.rows(shard, _USAGE_SQL, [[one[0] for one in parts], [one[1] for one in parts]], verb="measure")
+    found = {row["name"]: (row["rows"], row["size_bytes"]) for row in rows}
+    name = max(tables, key=lambda one: found.get(one, (0, 0)))
+    return tables[name], found.get(name, (0, 0))[0]
 
 
 def _quantiles(group: Group, key: sql.Identifier, name: sql.Identifier, rows: int) -> sql.Composed:
