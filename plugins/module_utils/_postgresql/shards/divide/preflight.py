@@ -13,8 +13,7 @@ from ..members import Members
 from ..model import Bucket
 from ..move import catalog
 from ..move.model import Leaf, Move
-from ..move.preflight import Checked, Needs, free_bytes, leaf_reason, shard_facts, shard_reasons
-from . import catalog as statements
+from ..move.preflight import Checked, Needs, attached_reason, free_bytes, leaf_reason, shard_facts, shard_reasons
 
 
 async def check(members: Members, splits: t.Sequence[tuple[Move, tuple[Bucket, ...]]], min_free_bytes: int) -> Checked:
@@ -73,14 +72,9 @@ async def _leaf_reason(members: Members, move: Move, leaf: Leaf, parts: t.Sequen
     odd = [one["name"] for one in source["columns"] if "%" in one["name"]]
     if odd:
         return f"column {odd[0]} of {leaf.table.name} has a percent sign in its name, which a split cannot follow; rename it."
-    attached = await members.rows(
-        shard, statements.ATTACHED_SQL, statements.attached_params(leaf, move.leaves), verb="look at"
-    )
-    if attached:
-        return (
-            f"{attached[0]['what']} is attached to the leaf {leaf.schema}.{leaf.name} itself, and would not come along; attach it to "
-            f"{leaf.table.name}, or drop it."
-        )
+    attached = await attached_reason(members, move, leaf)
+    if attached is not None:
+        return attached
     for router in members.routers:
         if await catalog.facts(members, router.name, leaf.schema, leaf.parent) is None:
             return f"{leaf.table.name} is not on router {router.name}; run postgresql_shard_map."

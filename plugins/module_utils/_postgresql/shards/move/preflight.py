@@ -11,6 +11,7 @@ import typing as t
 from dataclasses import dataclass, field
 
 from ...health.model import format_bytes
+from ..divide.catalog import ATTACHED_SQL, attached_params
 from ..members import MemberError, Members
 from ..schema import PREFIX
 from . import catalog
@@ -365,4 +366,19 @@ async def _leaves_reason(members: Members, move: Move, facts: t.Mapping[str, t.M
         unknown = sorted(roles - set(facts[move.target]["roles"]))
         if unknown:
             return f"role {unknown[0]}, which has rights on {leaf.schema}.{leaf.name}, is not on {move.target}; create it there."
+    for leaf in move.leaves:
+        reason = await attached_reason(members, move, leaf)
+        if reason is not None:
+            return reason
     return None
+
+
+async def attached_reason(members: Members, move: Move, leaf: Leaf) -> str | None:
+    """Return what is attached to a leaf itself, and would be lost with it or keep it from being dropped; all leaves must be there."""
+    attached = await members.rows(move.source, ATTACHED_SQL, attached_params(leaf, move.leaves), verb="look at")
+    if not attached:
+        return None
+    return (
+        f"{attached[0]['what']} is attached to the leaf {leaf.schema}.{leaf.name} itself, and would not come along; attach it to "
+        f"{leaf.table.name}, or drop it."
+    )

@@ -14,6 +14,7 @@ from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.model import Move
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.preflight import (
     Needs,
+    _leaves_reason,
     _pair_reason,
     _unreached,
     affordable,
@@ -223,3 +224,27 @@ def test_shards_must_reach_each_other_both_ways() -> None:
     )
     assert doors.tried == ["a", "b"]
     assert doors.left == [("a", "reach"), ("b", "reach")]
+
+
+class Attached:
+    """Shards with all that a move needs, and something that hangs on the leaf itself."""
+
+    def __init__(self, what: str | None) -> None:
+        self.what = what
+
+    async def rows(self, shard: str, _query: t.Any, params: t.Any = None, **_how: t.Any) -> list[dict[str, t.Any]]:
+        if "own" in params:
+            assert (shard, params["leaf"], params["own"]) == ("a", '"public"."orders_b7"', ['"public"."orders_b7"'])
+            return [] if self.what is None else [{"what": self.what}]
+        known = {"orders": PARENT, **({"orders_b7": LEAF} if shard == "a" else {})}
+        return [{"facts": {**known[params["name"]], "owner": "app", "grants": []}}] if params["name"] in known else []
+
+
+def test_what_hangs_on_a_leaf_itself_is_named_before_it_is_lost() -> None:
+    facts = {name: {"roles": ["app"]} for name in "ab"}
+
+    def reason(what: str | None) -> str | None:
+        return asyncio.run(_leaves_reason(t.cast("t.Any", Attached(what)), MOVE, facts))
+
+    assert reason(None) is None
+    assert str(reason("trigger audit")).startswith("trigger audit is attached to the leaf public.orders_b7 itself")
