@@ -19,7 +19,7 @@ from ..divide import preflight as divide_preflight
 from ..divide.divider import Divider
 from ..divide.model import parts_from
 from ..members import Lock, Members
-from ..model import Group, ShardMap
+from ..model import BucketId, Group, ShardMap
 from ..observed import Observed
 from ..plan import Plan
 from ..read import observe, require_primaries
@@ -461,7 +461,8 @@ class _Run:
         self.report.removed = await remove_orphans(self.members, await find_orphans(self.members, self.journal))
         self.report.changed = self.report.changed or bool(self.report.removed)
         seen = await self._look()
-        return await self._without_plan(seen)
+        await self._measure(seen)
+        return self._without_plan(seen, seen)
 
     async def _check_known(self) -> None:
         """Check that there are or were the moves of the options; those that have ended may be named again."""
@@ -474,6 +475,7 @@ class _Run:
     async def _revert(self, seen: Picture) -> dict[str, t.Any]:
         seen = await self._look()
         chosen = self._to_revert(seen)
+        await self._measure(seen)
         for move in chosen:
             self.report.changed = True
             mover = Mover(self.context, move)
@@ -483,7 +485,9 @@ class _Run:
             await self.members.close_all(move.id)
             self.progress.busy.remove(move)
             self.report.add(move, time.monotonic() - began, switch=mover.switched)
-        return await self._without_plan(await self._look())
+        after = await self._look()
+        await self._measure(after)
+        return self._without_plan(seen, after)
 
     def _to_revert(self, seen: Picture) -> list[Move]:
         """Return the moves to take back, the last first: the named ones, or those of the last plan."""
@@ -517,8 +521,11 @@ class _Run:
         would = bool(self.report.recovered)
         astray = [move for move in seen.in_grace.values() if await self._reverse(move).is_astray()]
         if options.state in ("reverted", "cleaned"):
+            await self._measure(seen)
+            after = seen
             if options.state == "reverted":
                 chosen = self._to_revert(seen)
+                after = _after(seen, {move.bucket_id: move.source for move in chosen})
             else:
                 await self._check_known()
                 chosen = [
@@ -531,7 +538,7 @@ class _Run:
             for move in chosen:
                 self.report.add(move)
             self.report.changed = bool(chosen or would or self.report.removed or astray)
-            return await self._without_plan(seen)
+            return self._without_plan(seen, after)
         # a run ends these first
         interrupted, seen.splits = seen.splits, {}
         due = [move for move in seen.in_grace.values() if move.detail.get("is_over")]
@@ -561,11 +568,21 @@ class _Run:
         self.report.changed = bool(made.splits or made.moves or would or due or astray) and options.state != "planned"
         return self.report.result(seen, made, left_out, made.after, None, split_entries(seen, made.splits))
 
-    async def _without_plan(self, seen: Picture) -> dict[str, t.Any]:
+    async def _measure(self, seen: Picture) -> None:
         seen.usage = await measure(self.members, seen.map, self.options.load, self.options.sample_s)
-        shares = shares_of(seen)
-        nothing = Plan("", (), (), shares, shares, 0.0, ())
-        return self.report.result(seen, nothing, [], shares, seen)
+
+    def _without_plan(self, seen: Picture, after: Picture) -> dict[str, t.Any]:
+        nothing = Plan("", (), (), shares_of(seen), shares_of(after), 0.0, ())
+        return self.report.result(seen, nothing, [], nothing.after, after)
+
+
+def _after(seen: Picture, targets: t.Mapping[BucketId, str]) -> Picture:
+    """Return the picture with buckets on other shards."""
+    placements = {
+        bucket: replace(placement, shard=targets.get(bucket, placement.shard))
+        for bucket, placement in seen.map.placements.items()
+    }
+    return replace(seen, map=replace(seen.map, placements=placements))
 
 
 def _require(checked: preflight.Checked) -> None:

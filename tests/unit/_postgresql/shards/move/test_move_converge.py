@@ -1,0 +1,184 @@
+# Copyright: headroom.scale contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a run says of what it does, and check mode of what a run would do. The run itself is tested on servers."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+from types import SimpleNamespace
+
+import pytest
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.connection import connection_spec
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.model import (
+    Bucket,
+    Group,
+    Placement,
+    Shard,
+    ShardMap,
+    Table,
+    Usage,
+)
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move import converge, planner
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.model import Move
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.options import (
+    parse_options,
+    rebalance_spec,
+)
+
+pytest.importorskip("psycopg")
+
+SPEC = rebalance_spec().merge(connection_spec()).options
+GROUP = Group("users", "hash", "bigint", (Table("public.users", "id"),), tuple(Bucket(number) for number in range(8)))
+SHARDS = (Shard("a"), Shard("b"))
+
+
+class Cluster:
+    """Two shards, and what their journal has on its way."""
+
+    def __init__(self, on_b: t.Container[int], *moves: Move) -> None:
+        places = {("users", number): Placement("b" if number in on_b else "a", 1) for number in range(8)}
+        self.map = ShardMap(3, SHARDS, (GROUP,), places)
+        self.moves = list(moves)
+
+    def place(self, move: Move, shard: str, state: str, step: str = "") -> None:
+        """Bring a bucket to a shard, as a switch does."""
+        epoch = self.map.epoch + 1
+        places = {**self.map.placements, move.bucket_id: Placement(shard, epoch)}
+        self.map = dataclasses.replace(self.map, epoch=epoch, placements=places)
+        move.state, move.step = state, step
+        move.detail.update(owner=shard, epoch=epoch)
+        self.moves = [one for one in self.moves if one.state not in ("reverted", "retired", "failed")]
+
+    async def observe(self, _members: t.Any) -> tuple[dict[str, t.Any], ShardMap]:
+        """Show the members and the map."""
+        seen = {}
+        for shard in SHARDS:
+            member = SimpleNamespace(name=shard.name, host="h", port=1, role="shard")
+            stored = SimpleNamespace(cluster="shards", self_name=shard.name, members=[])
+            seen[shard.name] = SimpleNamespace(member=member, stored=stored, in_recovery=False)
+        return seen, self.map
+
+    async def measure(self, _members: t.Any, shard_map: ShardMap, *_how: t.Any) -> dict[t.Any, Usage]:
+        """Find all buckets alike."""
+        return {bucket: Usage(1000, load=1 / 8) for bucket in shard_map.placements}
+
+    async def open_moves(self, _groups: t.Any) -> list[Move]:
+        """Show the journal."""
+        return list(self.moves)
+
+    async def rows(self, _states: t.Any = None) -> list[dict[str, t.Any]]:
+        """Show no rows: nobody is to be told of anything."""
+        return []
+
+    async def level(self, _groups: t.Any) -> None:
+        """Find that all know the same."""
+
+
+class Carrier:
+    """Carries moves at once."""
+
+    cluster: Cluster
+
+    def __init__(self, context: t.Any, move: Move) -> None:
+        self.context, self.move, self.switched = context, move, None
+        self.reverse = SimpleNamespace(readdress=nothing)
+
+    async def run(self, finish: bool = True) -> None:
+        """Bring the bucket to its target."""
+        self.cluster.place(self.move, self.move.target, "switched", "detached" if finish else "grace")
+
+    async def settle(self, finish: bool = True) -> None:
+        """End what a switch has begun."""
+        if self.move.detail.get("owner") == self.move.source:
+            self.cluster.place(self.move, self.move.source, "reverted")
+        self.move.step = "detached"
+
+    async def revert(self) -> None:
+        """Bring the bucket back."""
+        self.cluster.place(self.move, self.move.source, "reverted")
+
+    async def retire(self) -> None:
+        """End the time in which it can be taken back."""
+        self.cluster.place(self.move, self.move.target, "retired")
+
+
+async def nothing(*_args: t.Any, **_how: t.Any) -> t.Any:
+    """Find nothing to do."""
+    return None
+
+
+async def all_good(*_args: t.Any, **_how: t.Any) -> t.Any:
+    """Find nothing that keeps moves from beginning."""
+    return SimpleNamespace(all=[], moves={})
+
+
+class Held:
+    """A lock that is free."""
+
+    def __init__(self, *_args: t.Any) -> None:
+        pass
+
+    async def __aenter__(self) -> Held:
+        return self
+
+    async def __aexit__(self, *_args: object) -> None:
+        pass
+
+
+def run(monkeypatch: pytest.MonkeyPatch, cluster: Cluster, check_mode: bool, **given: t.Any) -> dict[str, t.Any]:
+    def filled(options: dict[str, t.Any], entry: dict[str, t.Any]) -> dict[str, t.Any]:
+        return {**{name: option.get("default") for name, option in options.items()}, **entry}
+
+    shards = [filled(SPEC["shards"]["options"], {"name": name, "host": name}) for name in "ab"]
+    Carrier.cluster = cluster
+    monkeypatch.setattr(converge, "observe", cluster.observe)
+    monkeypatch.setattr(converge, "Journal", lambda _members: cluster)
+    monkeypatch.setattr(converge, "Mover", Carrier)
+    monkeypatch.setattr(converge, "Lock", Held)
+    monkeypatch.setattr(converge, "resolve", nothing)
+    monkeypatch.setattr(converge.Stream, "is_astray", nothing)
+    monkeypatch.setattr(converge.preflight, "check", all_good)
+    monkeypatch.setattr(planner.Planner, "_affordable", lambda _self, _seen, made, _left_out: given_back(made))
+    for module in (converge, planner):
+        monkeypatch.setattr(module, "measure", cluster.measure)
+    return converge.rebalance(parse_options(filled(SPEC, {**given, "shards": shards})), check_mode)
+
+
+async def given_back(made: t.Any) -> t.Any:
+    """Find that all moves can be taken back."""
+    return made
+
+
+def moved(number: int, **more: t.Any) -> Move:
+    """Return a move to b that can be taken back."""
+    detail = {"owner": "b", "epoch": 2, "retire_in_s": 60.0}
+    return Move(
+        f"m{number}",
+        GROUP,
+        number,
+        "a",
+        "b",
+        "p",
+        **{"state": "switched", "step": "detached", "detail": detail, **more},
+    )
+
+
+def changes(result: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """Return what a result says of before and after."""
+    shares = {one["name"]: (one["buckets_before"], one["buckets_after"]) for one in result["shares"]}
+    return {"shares": shares, "imbalance": result["imbalance"], "diff": result["diff"]}
+
+
+def test_what_is_taken_back_is_in_shares_and_diff_as_check_mode_foretells(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster({0, 1, 2, 3, 4}, moved(0), moved(1))
+    foretold = run(monkeypatch, cluster, True, state="reverted")
+    done = run(monkeypatch, cluster, False, state="reverted")
+    assert (done["changed"], done["summary"]) == (True, "2 buckets taken back.")
+    assert changes(done) == changes(foretold)
+    assert changes(done)["shares"] == {"a": (3, 5), "b": (5, 3)}
+    assert "b: users/1\n" in done["diff"]["before"]
+    assert "a: users/1\n" in done["diff"]["after"]
+    again = run(monkeypatch, cluster, False, state="reverted")
+    assert (again["changed"], changes(again)["shares"]) == (False, {"a": (5, 5), "b": (3, 3)})
