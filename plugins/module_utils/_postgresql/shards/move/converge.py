@@ -32,7 +32,7 @@ from .model import OPEN_STATES, REVERSE, Move, move_from, newest
 from .mover import Context, Mover, Settings
 from .options import Options
 from .orphans import find_orphans, remove_orphans
-from .picture import Picture, shares_of
+from .picture import Picture, shares_of, taken_up
 from .planner import Planner
 from .progress import Progress
 from .report import Report, fate, split_entries
@@ -520,6 +520,13 @@ class _Run:
                 self.report.add_recovered(move, f"{move.state} {move.step}".strip(), action)
         would = bool(self.report.recovered)
         astray = [move for move in seen.in_grace.values() if await self._reverse(move).is_astray()]
+        # a run does that first, and plans by what comes of it
+        finished = [
+            move
+            for move in seen.in_flight.values()
+            if fate(move, options.state, seen.takes_share(move.target)) == "finished"
+        ]
+        seen = taken_up(seen, finished)
         if options.state in ("reverted", "cleaned"):
             await self._measure(seen)
             after = seen

@@ -50,6 +50,26 @@ def split_map(shard_map: ShardMap, splits: t.Sequence[Split]) -> ShardMap:
     return replace(shard_map, groups=tuple(groups), placements=placements)
 
 
+def taken_up(seen: Picture, finished: t.Iterable[Move]) -> Picture:
+    """Return the picture as it is once a run has taken up what is on its way.
+
+    :param finished: moves that it brings to their targets, in its order; all others are rolled back.
+    """
+    epoch, placements = seen.map.epoch, dict(seen.map.placements)
+    in_flight = dict(seen.in_flight)
+    # one that was switched back ends with that
+    in_grace = {bucket: move for bucket, move in seen.in_grace.items() if move.detail.get("owner") != move.source}
+    for move in finished:
+        epoch += 1
+        placements[move.bucket_id] = Placement(move.target, epoch)
+        del in_flight[move.bucket_id]
+        if move.detail.get("retire_in_s"):
+            detail = {**move.detail, "owner": move.target, "epoch": epoch, "is_over": False}
+            in_grace[move.bucket_id] = replace(move, state="switched", step="detached", detail=detail)
+    shard_map = replace(seen.map, epoch=epoch, placements=placements)
+    return replace(seen, map=shard_map, in_flight=in_flight, in_grace=in_grace)
+
+
 def shares_of(seen: Picture, targets: t.Mapping[BucketId, str] | None = None, splits: t.Sequence[Split] = ()) -> Shares:
     """Return what each shard carries and should carry; splits give it more buckets of the same load."""
     shards = {shard.name: shard for shard in seen.map.shards}

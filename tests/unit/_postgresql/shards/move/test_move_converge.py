@@ -92,16 +92,21 @@ class Carrier:
     async def settle(self, finish: bool = True) -> None:
         """End what a switch has begun."""
         if self.move.detail.get("owner") == self.move.source:
-            self.cluster.place(self.move, self.move.source, "reverted")
+            self.cluster.moves.remove(self.move)
         self.move.step = "detached"
 
     async def revert(self) -> None:
         """Bring the bucket back."""
         self.cluster.place(self.move, self.move.source, "reverted")
 
+    async def undo(self, _error: Exception) -> None:
+        """Leave nothing of a move that was not switched."""
+        self.cluster.moves.remove(self.move)
+
     async def retire(self) -> None:
         """End the time in which it can be taken back."""
-        self.cluster.place(self.move, self.move.target, "retired")
+        self.move.state = "retired"
+        self.cluster.moves.remove(self.move)
 
 
 async def nothing(*_args: t.Any, **_how: t.Any) -> t.Any:
@@ -182,3 +187,58 @@ def test_what_is_taken_back_is_in_shares_and_diff_as_check_mode_foretells(monkey
     assert "a: users/1\n" in done["diff"]["after"]
     again = run(monkeypatch, cluster, False, state="reverted")
     assert (again["changed"], changes(again)["shares"]) == (False, {"a": (5, 5), "b": (3, 3)})
+
+
+def copied(number: int, **more: t.Any) -> Move:
+    """Return a move to b that was interrupted once all was copied, so that it is finished."""
+    return moved(number, state="copying", step="copied", detail={"retire_in_s": 60.0}, **more)
+
+
+def said(result: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """Return what a result says of what is planned."""
+    plan = {name: result["plan"][name] for name in ("id", "moves", "splits", "left_out")}
+    recovered = [(one["id"], one["was"], one["action"]) for one in result["recovered"]]
+    return {"plan": plan, "recovered": recovered, **changes(result)}
+
+
+@pytest.mark.parametrize(
+    ("on_b", "moves"),
+    [
+        # all that there is to do is on its way
+        ({4, 5, 6}, [copied(0)]),
+        # of what is left nothing can come back at once
+        (set(), [copied(0), copied(1)]),
+        # with no time to be taken back
+        ({6}, [moved(0, state="verified", step="switch", detail={"retire_in_s": 0.0})]),
+        # what was switched back can move again
+        ({6}, [moved(0, step="returned", detail={"owner": "a", "epoch": 2})]),
+        # what is rolled back is planned anew
+        ({6}, [moved(0, state="copying", step="copy", detail={})]),
+    ],
+)
+def test_check_mode_plans_by_what_becomes_of_interrupted_moves(
+    monkeypatch: pytest.MonkeyPatch, on_b: set[int], moves: list[Move]
+) -> None:
+    def fresh() -> Cluster:
+        return Cluster(on_b, *(dataclasses.replace(one, detail=dict(one.detail)) for one in moves))
+
+    done = []
+
+    async def carry(_self: t.Any, made: list[Move]) -> None:
+        for move in made:
+            cluster.place(move, move.target, "switched", "detached")
+        done.extend(made)
+
+    monkeypatch.setattr(converge._Run, "_carry", carry)
+    cluster = fresh()
+    foretold = run(monkeypatch, cluster, True)
+    cluster = fresh()
+    real = run(monkeypatch, cluster, False)
+    assert said(real) == said(foretold)
+    assert [(one.bucket, one.target) for one in done] == [
+        (one["bucket"], one["target"]) for one in foretold["plan"]["moves"]
+    ]
+    # what was planned can be carried out by a run that takes the rest up first
+    cluster = fresh()
+    planned = run(monkeypatch, cluster, False, state="planned")["plan"]
+    assert said(run(monkeypatch, cluster, False, plan=planned))["plan"]["moves"] == planned["moves"]
