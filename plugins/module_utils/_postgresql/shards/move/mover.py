@@ -528,15 +528,11 @@ class Mover(Carrier):
         await self.settle()
         if move.state != "switched":
             return
-        shapes = {name: Shape.from_dict(entry) for name, entry in move.detail["shapes"].items()}
         if move.step != "detached":
             raise self._failed(f"it is being retired ({move.step}), so its former rows are gone", "not_revertible")
-        await self._caught_up(self.reverse)
-        verifier = self._verifier(self.reverse, shapes)
-        self.verified = await verifier.run()
-        bounds, prints = {}, {}
+        # columns may have come and gone on both shards since the copy, and on one alone rows would not arrive or compare
+        shapes, checks, bounds, prints = {}, {}, {}, {}
         for leaf in move.leaves:
-            name = table(leaf.schema, leaf.name)
             owned, there = await asyncio.gather(
                 *(catalog.facts(self.members, shard, leaf.schema, leaf.name) for shard in (move.target, move.source))
             )
@@ -550,10 +546,17 @@ class Mover(Carrier):
                     f"{leaf.schema}.{leaf.name} was changed on {move.target} since; make the same change on {move.source}",
                     "definition_changed",
                 )
+            shapes[leaf.name] = await catalog.shape_of(self.members, move.target, owned)
+            checks[leaf.name] = catalog.bound_check(move.group, leaf, owned["check"])
+        await self._caught_up(self.reverse)
+        verifier = self._verifier(self.reverse, shapes)
+        self.verified = await verifier.run()
+        for leaf in move.leaves:
+            name = table(leaf.schema, leaf.name)
             # the same that keeps the first attachment short
             drop = sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}").format(name, sql.Identifier(BOUND))
             check = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {} NOT VALID").format(
-                name, sql.Identifier(BOUND), catalog.bound_check(move.group, leaf, owned["check"])
+                name, sql.Identifier(BOUND), checks[leaf.name]
             )
             await self._ddl(move.source, sql.SQL(";\n").join([drop, check]))
             await self._long(
