@@ -73,6 +73,10 @@ WHERE n.nspname = %(schema)s AND c.relname = %(name)s
 _BY_NUMBER_SQL = """
 SELECT t.oid >= 16384 OR t.typelem >= 16384 OR t.typname ~ '^_?(reg|aclitem)' AS is_by_number FROM pg_type t WHERE t.oid = %s::regtype
 """
+# names that indexes of a leaf cannot have, since something has them
+_TAKEN_SQL = """
+SELECT c.relname AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = ANY (%s)
+"""
 # of these a copy has the number, which stands for something else, or for nothing, in another database
 NUMBERS = ("regclass", "regproc", "regprocedure", "regoper", "regoperator", "regrole", "regnamespace", "aclitem")
 
@@ -255,6 +259,32 @@ def settings(name: sql.Composable, source: Facts) -> list[sql.Composed]:
     if source["identity"] == "f":
         made.append(sql.SQL("ALTER TABLE {} REPLICA IDENTITY FULL").format(name))
     return made
+
+
+async def with_free_names(members: Members, move: Move, leaf: Leaf, source: Facts, target: Facts) -> Facts:
+    """Return the facts of the source with other names for those indexes whose names something else on the target has.
+
+    A server that makes a name out of those of table and columns cuts it, and then tells buckets apart by counting, on each shard anew.
+    """
+    own = {one["name"] for one in target["indexes"]}
+    names = [one["name"] for one in source["indexes"]]
+    rows = await members.rows(move.target, _TAKEN_SQL, [leaf.schema, names], verb="look for names on")
+    taken = {row["name"] for row in rows} - own
+    indexes = []
+    for place, index in enumerate(source["indexes"]):
+        other = f"{leaf.name[:40]}_{move.id}_{place}"
+        # one that has been made by another name keeps it
+        indexes.append(_renamed(index, other) if index["name"] in taken or other in own else index)
+    return {**source, "indexes": indexes}
+
+
+def _renamed(index: Facts, name: str) -> Facts:
+    head = "CREATE UNIQUE INDEX " if index["definition"].startswith("CREATE UNIQUE") else "CREATE INDEX "
+    rest = index["definition"].removeprefix(head)
+    # with quotes where it needs them
+    rest = rest.removeprefix(quoted(index["name"])).removeprefix(index["name"])
+    constraint = index["constraint"] and {**index["constraint"], "name": name}
+    return {**index, "name": name, "definition": f"{head}{quoted(name)}{rest}", "constraint": constraint}
 
 
 def create_indexes(leaf: Leaf, source: Facts, made: t.Container[str]) -> list[list[sql.Composed]]:

@@ -311,6 +311,7 @@ class Mover(Carrier):
             )
             if source is None or target is None:
                 raise self._failed(f"{leaf.schema}.{leaf.name} is gone", "leaf_missing")
+            source = await catalog.with_free_names(self.members, move, leaf, source, target)
             made = {one["name"] for one in target["indexes"] if one["valid"]}
             work = catalog.create_indexes(leaf, source, made)
             await self._side_by_side(work)
@@ -320,6 +321,7 @@ class Mover(Carrier):
             )
             if source is None or target is None:
                 raise self._missing(leaf, move.source if source is None else move.target)
+            source = await catalog.with_free_names(self.members, move, leaf, source, target)
             name = table(leaf.schema, leaf.name)
             statements = catalog.create_constraints(leaf, source, target)
             if TRIGGER not in target["triggers"]:

@@ -264,6 +264,47 @@ def test_constraints_are_made_of_indexes_once() -> None:
     assert catalog.create_constraints(LEAF, source, source) == []
 
 
+class Names:
+    """A server on which something has some names."""
+
+    def __init__(self, *taken: str) -> None:
+        self.taken = taken
+
+    async def rows(self, shard: str, _query: str, params: t.Any, **_how: t.Any) -> list[dict[str, t.Any]]:
+        assert (shard, params[0]) == ("b", "public")
+        return [{"name": name} for name in params[1] if name in self.taken]
+
+
+def with_free_names(source: dict[str, t.Any], target: dict[str, t.Any], *taken: str) -> dict[str, t.Any]:
+    move = Move("5f2c81d09a", GROUP, 7, "a", "b")
+    return asyncio.run(catalog.with_free_names(t.cast("t.Any", Names(*taken)), move, LEAF, source, target))
+
+
+def test_an_index_whose_name_is_taken_gets_another_one_and_keeps_it() -> None:
+    odd = {**index("x", "orders_b7", "(id)", None), "name": 'I ON "x"'}
+    odd["definition"] = 'CREATE INDEX "I ON ""x""" ON public.orders_b7 USING btree (id)'
+    source, bare = facts(indexes=[index("cut_idx1", "orders_b7"), odd]), facts(indexes=[])
+    assert with_free_names(source, bare) == source
+    renamed = with_free_names(source, bare, "cut_idx1", odd["name"])
+    names = ["orders_b7_5f2c81d09a_0", "orders_b7_5f2c81d09a_1"]
+    assert [text(one) for (one,) in catalog.create_indexes(LEAF, renamed, set())] == [
+        f'CREATE UNIQUE INDEX "{names[0]}" ON public.orders_b7 USING btree (user_id, id)',
+        f'CREATE INDEX "{names[1]}" ON public.orders_b7 USING btree (id)',
+    ]
+    # taken up later, while the former name has become free
+    made = facts(indexes=[{**one, "constraint": None} for one in renamed["indexes"]])
+    again = with_free_names(source, made)
+    assert catalog.create_indexes(LEAF, again, set(names)) == []
+    assert [text(one) for one in catalog.create_constraints(LEAF, again, made)] == [
+        f'ALTER TABLE "public"."orders_b7" ADD CONSTRAINT "{names[0]}" PRIMARY KEY USING INDEX "{names[0]}"'
+    ]
+
+
+def test_an_index_that_was_made_by_its_own_name_keeps_it() -> None:
+    source = facts()
+    assert with_free_names(source, facts(), "orders_b7_pkey") == source
+
+
 def test_forwarder_has_generated_columns_and_rights() -> None:
     source = facts(
         columns=[column("id"), column("twice", generated="(id * 2)", not_null=False)],
