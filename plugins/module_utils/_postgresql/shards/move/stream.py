@@ -44,6 +44,8 @@ class Stream:
         self.way = way
         self.source, self.target = move.ends(way)
         self.name = move.names.subscription(way)
+        # those that it had when it was looked at first
+        self._errors: int | None = None
 
     async def publish(self) -> None:
         """Make the publication, if it is not there: the leaves, and the beats of this move alone."""
@@ -147,10 +149,14 @@ class Stream:
                 f"Failed to follow move {self.move.label}: {which}. It begins anew with the next run.",
                 code="stream_lost",
             )
-        if found["errors"] > MAX_APPLY_ERRORS:
+        if self._errors is None:
+            # one that was broken in the days in which a bucket can be taken back may work again
+            self._errors = found["errors"]
+        errors = found["errors"] - self._errors
+        if errors > MAX_APPLY_ERRORS:
             member = self.members.members[self.target]
             raise HeadroomError(
-                f"Failed to apply changes on {self.target} on {member.host}:{member.port}: {found['errors']} errors of subscription "
+                f"Failed to apply changes on {self.target} on {member.host}:{member.port}: {errors} errors of subscription "
                 f"{self.name}. The log of that server says why.",
                 code="apply_failed",
             )

@@ -38,6 +38,7 @@ class Servers:
         self.timeout_s = 10.0
         self.conninfo, self.is_working, self.owner, self.parent = conninfo, is_working, owner, parent
         self.done: list[tuple[str, str]] = []
+        self.errors = 0
 
     async def rows(self, shard: str, query: t.Any, params: t.Any = None, **how: t.Any) -> list[dict[str, t.Any]]:
         text = query if isinstance(query, str) else query.as_string(None)
@@ -46,7 +47,7 @@ class Servers:
                 "enabled": True,
                 "slot": "s",
                 "conninfo": self.conninfo,
-                "errors": 0,
+                "errors": self.errors,
                 "is_working": self.is_working,
             }
             return [] if self.conninfo is None else [found]
@@ -97,6 +98,18 @@ def test_a_subscription_without_a_worker_is_not_called_slow(is_working: bool, sa
     mover.forward.beat = behind  # type: ignore[method-assign]
     with pytest.raises(HeadroomError, match=says):
         asyncio.run(mover._caught_up(mover.forward))
+
+
+def test_errors_of_a_time_before_are_not_those_of_now() -> None:
+    servers = Servers("host=b.example")
+    servers.errors = 500
+    back = stream(servers)
+    asyncio.run(back.require_applying())
+    servers.errors += 5
+    asyncio.run(back.require_applying())
+    servers.errors += 1
+    with pytest.raises(HeadroomError, match=r"on a on a\.example:5432: 6 errors of subscription headroom_m1_reverse"):
+        asyncio.run(back.require_applying())
 
 
 @pytest.mark.parametrize(
