@@ -13,7 +13,7 @@ import typing as t
 from ...._common.errors import HeadroomError
 from ..members import Access, Members
 from .catalog import table
-from .model import FORWARD, Move
+from .model import FORWARD, REVERSE, Move
 
 POLL_S = 0.003
 SLOT_GONE_S = 15.0
@@ -145,10 +145,15 @@ class Stream:
                 if found is not None and found["enabled"]
                 else f"subscription {self.name} is off"
             )
-            raise HeadroomError(
-                f"Failed to follow move {self.move.label}: {which}. It begins anew with the next run.",
-                code="stream_lost",
-            )
+            remedy = "It begins anew with the next run."
+            if self.way == REVERSE:
+                remedy = (
+                    f"So the bucket cannot be taken back from {self.source}; end its move with state cleaned and retire_now, and let "
+                    "a plan move it."
+                )
+                if found is not None and not found["enabled"] and slot is not None and slot["wal_status"] != "lost":
+                    remedy = f"Enable it on {self.target}, and run again."
+            raise HeadroomError(f"Failed to follow move {self.move.label}: {which}. {remedy}", code="stream_lost")
         if self._errors is None:
             # one that was broken in the days in which a bucket can be taken back may work again
             self._errors = found["errors"]

@@ -17,7 +17,7 @@ from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.
     Member,
     Table,
 )
-from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.model import REVERSE, Move
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.model import FORWARD, REVERSE, Move
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.mover import Mover
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.stream import Stream
 
@@ -38,13 +38,13 @@ class Servers:
         self.timeout_s = 10.0
         self.conninfo, self.is_working, self.owner, self.parent = conninfo, is_working, owner, parent
         self.done: list[tuple[str, str]] = []
-        self.errors = 0
+        self.errors, self.enabled, self.wal_status = 0, True, "reserved"
 
     async def rows(self, shard: str, query: t.Any, params: t.Any = None, **how: t.Any) -> list[dict[str, t.Any]]:
         text = query if isinstance(query, str) else query.as_string(None)
         if "FROM pg_subscription" in text:
             found = {
-                "enabled": True,
+                "enabled": self.enabled,
                 "slot": "s",
                 "conninfo": self.conninfo,
                 "errors": self.errors,
@@ -52,7 +52,7 @@ class Servers:
             }
             return [] if self.conninfo is None else [found]
         if "FROM pg_replication_slots" in text:
-            return [{"active_pid": None, "wal_status": "reserved"}]
+            return [{"active_pid": None, "wal_status": self.wal_status}]
         if "FROM headroom.bucket" in text:
             return [{"shard": self.owner}]
         if "AS facts" in text:
@@ -98,6 +98,27 @@ def test_a_subscription_without_a_worker_is_not_called_slow(is_working: bool, sa
     mover.forward.beat = behind  # type: ignore[method-assign]
     with pytest.raises(HeadroomError, match=says):
         asyncio.run(mover._caught_up(mover.forward))
+
+
+@pytest.mark.parametrize(
+    ("way", "enabled", "wal_status", "says"),
+    [
+        (FORWARD, True, "lost", r"slot headroom_m1_forward is lost\. It begins anew with the next run\."),
+        (
+            REVERSE,
+            True,
+            "lost",
+            r"slot headroom_m1_reverse is lost\. So the bucket cannot be taken back from b; end its move with",
+        ),
+        (REVERSE, False, "lost", r"is off\. So the bucket cannot be taken back"),
+        (REVERSE, False, "reserved", r"subscription headroom_m1_reverse is off\. Enable it on a, and run again\."),
+    ],
+)
+def test_what_is_to_be_done_about_a_stream_that_ended(way: str, enabled: bool, wal_status: str, says: str) -> None:
+    servers = Servers("host=b.example")
+    servers.enabled, servers.wal_status = enabled, wal_status
+    with pytest.raises(HeadroomError, match=says):
+        asyncio.run(Stream(t.cast("t.Any", servers), ACCESS, MOVE, way).require_applying())
 
 
 def test_errors_of_a_time_before_are_not_those_of_now() -> None:
