@@ -166,7 +166,7 @@ options:
     description:
       - Seconds after which a bucket cannot be taken back any more, and its former shard gives up what it keeps for that.
       - Until then each bucket that has moved keeps its former copy, a slot and a WAL sender on its new shard, and a worker of logical
-        replication on its former one. V(0) gives all of that up at the end of the run.
+        replication on its former one. V(0) gives all of that up at the end of the run, or before, where others need it to begin.
     type: float
     default: 86400
     version_added: 0.1.0

@@ -389,11 +389,20 @@ class _Run:
         waiting, running = list(moves), {}
         movers: list[Mover] = []
         failed: HeadroomError | None = None
+        free = await self._free(moves)
         while waiting or running:
             while failed is None and len(running) < limits.concurrent_moves:
                 chosen = next((move for move in waiting if self._has_room(move)), None)
                 if chosen is None or self.planner.limits()[1]:
                     break
+                kept = [mover.move for mover in (*movers, *running.values())]
+                if kept and not self._can_keep([*kept, chosen], free):
+                    if not movers:
+                        break
+                    # what is given up at the end of a run is given up now, so that others have its slots
+                    failed = await self._end(movers)
+                    movers = []
+                    continue
                 waiting.remove(chosen)
                 self.progress.busy.append(chosen)
                 mover = Mover(self.context, chosen)
@@ -417,6 +426,14 @@ class _Run:
                     continue
                 # what came after the switch can be done later, and until then its former shard brings statements on
                 movers.append(mover)
+        ended_badly = await self._end(movers)
+        failed = failed or ended_badly
+        if failed is not None:
+            raise failed
+
+    async def _end(self, movers: t.Sequence[Mover]) -> HeadroomError | None:
+        """Do what follows moves that have been switched, and return the first error."""
+        failed: HeadroomError | None = None
         # those who still read at the former shards have had their time by now, or soon
         for mover in movers:
             try:
@@ -427,8 +444,21 @@ class _Run:
             for entry in self.report.moves:
                 if entry["id"] == mover.move.id:
                     entry["state"] = mover.move.state
-        if failed is not None:
-            raise failed
+        return failed
+
+    async def _free(self, moves: t.Sequence[Move]) -> dict[str, t.Any]:
+        """Return what shards have for moves that are kept until the end of the run; nothing where they are kept for longer."""
+        if self.options.revert_window_s > 0:
+            return {}
+        names = sorted({name for move in moves for name in move.shards})
+        return await self.members.each(lambda name: preflight.shard_facts(self.members, name), names)
+
+    def _can_keep(self, moves: t.Sequence[Move], free: t.Mapping[str, t.Any]) -> bool:
+        """Whether so many moves can be kept at the same time. A run whose moves can be taken back has planned no more than that."""
+        if not free:
+            return True
+        pairs = [(move.source, move.target) for move in moves]
+        return preflight.affordable(pairs, free, self.options.limits.concurrent_moves_per_shard)[0] == len(moves)
 
     def _has_room(self, move: Move) -> bool:
         most = self.options.limits.concurrent_moves_per_shard

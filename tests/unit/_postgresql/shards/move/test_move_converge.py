@@ -72,6 +72,10 @@ class Cluster:
         """Show no rows: nobody is to be told of anything."""
         return []
 
+    async def write(self, move: Move) -> None:
+        """Take a move up."""
+        self.moves.append(move)
+
     async def level(self, _groups: t.Any) -> None:
         """Find that all know the same."""
 
@@ -242,3 +246,27 @@ def test_check_mode_plans_by_what_becomes_of_interrupted_moves(
     cluster = fresh()
     planned = run(monkeypatch, cluster, False, state="planned")["plan"]
     assert said(run(monkeypatch, cluster, False, plan=planned))["plan"]["moves"] == planned["moves"]
+
+
+@pytest.mark.parametrize(("slots", "at_once", "most"), [(3, 1, 3), (3, 4, 3), (1, 1, 1), (9, 1, 4)])
+def test_moves_that_are_not_kept_give_way_to_others_where_slots_are_few(
+    monkeypatch: pytest.MonkeyPatch, slots: int, at_once: int, most: int
+) -> None:
+    free = {"slots_free": slots, "senders_free": 99, "workers_free": 99, "processes_free": 99}
+    cluster = Cluster(set())
+    held: list[int] = []
+
+    async def facts(*_args: t.Any) -> dict[str, int]:
+        return free
+
+    async def begin(self: Carrier, finish: bool = True) -> None:
+        # a slot for the way back, from before the switch until the move is retired
+        cluster.place(self.move, self.move.target, "switched", "grace")
+        held.append(len(cluster.moves))
+
+    monkeypatch.setattr(converge.preflight, "shard_facts", facts)
+    monkeypatch.setattr(Carrier, "run", begin)
+    result = run(monkeypatch, cluster, False, revert_window_s=0.0, concurrent_moves_per_shard=at_once)
+    assert max(held) == most
+    assert cluster.moves == []
+    assert [(one["state"], one["error"]) for one in result["moves"]] == [("retired", None)] * 4
