@@ -44,6 +44,8 @@ WHERE l.locktype = 'relation' AND l.granted AND l.relation = %s::regclass AND l.
 """
 # the part of the time that others may wait after which it is too late to begin to commit, which takes its own
 COMMIT_AFTER = 0.7
+# so many numbers of a sequence are drawn one by one: to set it could take it back, if others have drawn as many since it was read
+MOST_DRAWN = 10_000
 # states that an attempt may meet and the next need not: lock not available, deadlock, cancelled by a time limit
 PASSING = ("55P03", "40P01", "57014")
 
@@ -538,11 +540,23 @@ async def carry_sequences(members: Members, found: t.Iterable[Sequence], giver: 
             members.row(giver, last(one.here), purpose=purpose, verb="read a sequence on"),
             members.row(taker, last(one.there), purpose=purpose, verb="read a sequence on"),
         )
-        if here["is_called"] and (here["last_value"] - there["last_value"]) * here["step"] >= 0:
+        gap, step = here["last_value"] - there["last_value"], there["step"]
+        if not here["is_called"] or gap * step < 0:
+            continue
+        missing = -(-gap // step) + (not there["is_called"])
+        if missing > MOST_DRAWN:
             await members.rows(
                 taker,
                 "SELECT setval(%s::regclass, %s)",
                 [one.there, here["last_value"]],
+                purpose=purpose,
+                verb="set a sequence on",
+            )
+        elif missing:
+            await members.rows(
+                taker,
+                "SELECT max(nextval(%s::regclass)) FROM generate_series(1, %s)",
+                [one.there, missing],
                 purpose=purpose,
                 verb="set a sequence on",
             )

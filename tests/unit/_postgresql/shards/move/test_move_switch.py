@@ -13,9 +13,12 @@ from ansible_collections.headroom.scale.plugins.module_utils._common.errors impo
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.model import Group
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.model import Move
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.switch import (
+    MOST_DRAWN,
     Pace,
+    Sequence,
     Switched,
     TwoPhase,
+    carry_sequences,
 )
 
 MOVE = Move("m1", Group("users", "hash", "bigint", (), ()), 1, "a", "b")
@@ -75,3 +78,62 @@ def test_a_member_that_does_not_answer_before_an_attempt_either_ends_it() -> Non
 def test_patience_ends_and_the_last_failure_is_told() -> None:
     with pytest.raises(HeadroomError, match=r"within 0\.3 s and \d+ attempts\. The last: Failed: behind"):
         tried([None], [failure("behind")])
+
+
+class Counter:
+    """Two shards with a sequence each; of that of b others draw whenever it has been read."""
+
+    def __init__(self, here: int, there: int, step: int = 1, is_called: bool = True, drawn: int = 0) -> None:
+        self.last, self.step, self.drawn = {"a": here, "b": there}, step, drawn
+        self.is_called = {"a": True, "b": is_called}
+
+    async def row(self, shard: str, _query: t.Any, **_how: t.Any) -> dict[str, t.Any]:
+        found = {"last_value": self.last[shard], "is_called": self.is_called[shard], "step": self.step}
+        if shard == "b":
+            self.draw(self.drawn)
+        return found
+
+    def draw(self, count: int) -> None:
+        """Draw numbers of b."""
+        for _number in range(count):
+            self.last["b"] += self.step if self.is_called["b"] else 0
+            self.is_called["b"] = True
+
+    async def rows(self, shard: str, query: str, params: list[t.Any], **_how: t.Any) -> list[t.Any]:
+        assert (shard, params[0]) == ("b", "public.s")
+        if "nextval" in query:
+            self.draw(params[1])
+        else:
+            self.last["b"], self.is_called["b"] = params[1], True
+        return []
+
+
+def carried(counter: Counter) -> int:
+    asyncio.run(carry_sequences(t.cast("t.Any", counter), [Sequence("public.s", "public.s")], "a", "b", "numbers m1"))
+    return counter.last["b"]
+
+
+@pytest.mark.parametrize("drawn", [1, 50, 900])
+@pytest.mark.parametrize("ahead", [0, 1, 7, 500])
+def test_a_sequence_never_goes_back_whoever_draws_meanwhile(ahead: int, drawn: int) -> None:
+    assert carried(Counter(1000 + ahead, 1000, drawn=drawn)) >= max(1000 + ahead, 1000 + drawn)
+
+
+@pytest.mark.parametrize(
+    ("counter", "last"),
+    [
+        (Counter(1005, 1000), 1005),
+        (Counter(1000, 1000), 1000),
+        (Counter(900, 1000), 1000),
+        (Counter(1005, 1000, step=2), 1006),
+        (Counter(-1005, -1000, step=-2), -1006),
+        (Counter(-900, -1000, step=-2), -1000),
+        (Counter(7, 1, is_called=False), 7),
+        (Counter(1, 1, is_called=False), 1),
+        (Counter(10**12, 1), 10**12),
+        (Counter(1 + MOST_DRAWN, 1), 1 + MOST_DRAWN),
+    ],
+)
+def test_a_sequence_goes_on_beyond_that_of_the_shard_that_gives(counter: Counter, last: int) -> None:
+    assert carried(counter) == last
+    assert counter.is_called["b"]
