@@ -404,6 +404,10 @@ class Mover(Carrier):
             )
             if found is None:
                 raise self._missing(leaf, stream.source)
+            if there is not None and catalog.columns_of(there) != catalog.columns_of(found):
+                # of an attempt before the table was changed
+                await self._drop_forwarder(stream.source, leaf, leaf.forwarder)
+                there = None
             if there is None:
                 await self._ddl(stream.source, catalog.create_forwarder(leaf, found, f"headroom_{stream.target}"))
 

@@ -13,7 +13,7 @@ import pytest
 from ansible_collections.headroom.scale.plugins.module_utils._common.errors import HeadroomError
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.model import Bucket, Group, Table
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move import mover
-from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.model import Move
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.model import Leaf, Move
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.mover import Mover, Settings
 
 pytest.importorskip("psycopg")
@@ -107,3 +107,33 @@ def test_a_change_on_one_shard_is_told_before_anything_waits_for_it(
     with pytest.raises(HeadroomError, match="was changed on b since; make the same change on a"):
         back(monkeypatch, Shards(a=("id", "note"), b=target), done)
     assert done == []
+
+
+@pytest.mark.parametrize(
+    ("there", "made"),
+    [
+        (None, ["CREATE"]),
+        (("id",), ["DROP", "CREATE"]),
+        (("amount", "id"), []),
+    ],
+)
+def test_a_forwarder_of_a_former_attempt_has_the_columns_of_now(
+    monkeypatch: pytest.MonkeyPatch, there: tuple[str, ...] | None, made: list[str]
+) -> None:
+    done: list[str] = []
+
+    async def look(_members: t.Any, shard: str, _schema: str, name: str) -> dict[str, t.Any] | None:
+        assert shard == "b"
+        if name == Leaf(GROUP.tables[0], 7).forwarder:
+            return None if there is None or "DROP" in done else {**facts(*there), "kind": "f"}
+        return {**facts("amount", "id"), "owner": "app", "grants": []}
+
+    async def ddl(_self: Mover, _shard: str, statement: t.Any) -> None:
+        done.append(statement.as_string(None).split()[0])
+
+    monkeypatch.setattr(mover.catalog, "facts", look)
+    monkeypatch.setattr(Mover, "_ddl", ddl)
+    context = SimpleNamespace(members=None, access=None, journal=None)
+    one = Mover(t.cast("t.Any", context), Move("m1", GROUP, 7, "a", "b"))
+    asyncio.run(one._forwarders(one.reverse))
+    assert done == made
