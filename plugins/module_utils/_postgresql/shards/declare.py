@@ -90,6 +90,8 @@ def target_map(
     placements: dict[BucketId, Placement] = dict(known.placements) if known else {}
     groups: list[Group] = []
     grown: set[str] = set()
+    # groups of which tenants are new: their buckets get numbers that a split on its way has for its parts
+    wider: set[str] = set()
     for group in wanted.groups:
         before = old.get(group.name)
         now = group if before is None else merged(before, group)
@@ -99,8 +101,10 @@ def target_map(
             placements[group.name, bucket.number] = Placement(homes[bucket.number], fresh)
         if before is not None and now.tables != before.tables:
             grown.add(group.name)
+        if before is not None and new:
+            wider.add(group.name)
         groups.append(now)
-    _check_leaving(wanted, observed, known, grown)
+    _check_leaving(wanted, observed, known, grown, wider)
     target = ShardMap(
         max([1, epoch, *(one.epoch for one in placements.values())]), wanted.shards, tuple(groups), placements
     )
@@ -209,7 +213,9 @@ def _later_places(
     return homes
 
 
-def _check_leaving(wanted: Wanted, observed: Observed, known: ShardMap | None, grown: t.Container[str]) -> None:
+def _check_leaving(
+    wanted: Wanted, observed: Observed, known: ShardMap | None, grown: t.Container[str], wider: t.Container[str]
+) -> None:
     declared = {shard.name for shard in wanted.shards}
     held: dict[str, dict[str, int]] = {}
     for (group, _number), placement in (known.placements if known else {}).items():
@@ -246,10 +252,12 @@ def _check_leaving(wanted: Wanted, observed: Observed, known: ShardMap | None, g
                 "move_in_flight",
                 move=move["id"],
             )
-        if move["group_name"] in grown or leaves:
+        is_split = move["source"] == move["target"]
+        takes_numbers = is_split and move["state"] != "switched" and move["group_name"] in wider
+        if move["group_name"] in grown or leaves or takes_numbers:
             what = (
                 f"is being split on {move['source']}"
-                if move["source"] == move["target"]
+                if is_split
                 else f"is on its way from {move['source']} to {move['target']}"
             )
             fail(

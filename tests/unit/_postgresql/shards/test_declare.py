@@ -281,6 +281,23 @@ def test_new_tenants_get_a_bucket_where_fewest_are_and_a_new_epoch() -> None:
     assert max(held.count(name) for name in ("s1", "s2", "s3")) == 2
 
 
+@pytest.mark.parametrize(
+    ("target", "state"), [("s1", "copying"), ("s1", "switched"), ("s2", "copying"), ("s2", "switched")]
+)
+def test_new_tenants_wait_for_a_split_whose_parts_have_their_numbers(target: str, state: str) -> None:
+    seen = world(wanted(groups=[TENANTS]))
+    settle(wanted(groups=[TENANTS]), seen)
+    move = {"id": "m1", "group_name": "tenants", "bucket": 0, "source": "s1", "target": target, "state": state}
+    seen["s1"] = replace(seen["s1"], moves=(move,))
+    more = wanted(groups=[{**TENANTS, "tenants": [["a", "b"], ["c"], ["d"]]}])
+    if (target, state) == ("s1", "copying"):
+        with pytest.raises(HeadroomError, match=r"bucket tenants/0 is being split on s1 .*Rebalance first"):
+            plan(more, seen)
+    else:
+        assert plan(more, seen)[1]
+    assert plan(wanted(groups=[TENANTS]), seen)[1] == []
+
+
 def test_bounds_of_buckets_that_were_split_may_still_be_declared() -> None:
     seen = world(wanted(groups=[ACCOUNTS]))
     settle(wanted(groups=[ACCOUNTS]), seen)
