@@ -375,11 +375,9 @@ from ansible_collections.headroom.scale.plugins.module_utils._postgresql.instanc
 
 
 def work(module):
-    """Converge the instance and hand the plan's warnings on."""
+    """Converge the instance."""
     wanted = options.wanted(module.params)
     result = converge(wanted, check_mode=module.check_mode, slice_s=module.params["progress_interval_s"])
-    for warning in result.pop("warnings"):
-        module.warn(warning)
     if not module._diff:
         del result["diff"]
     return result

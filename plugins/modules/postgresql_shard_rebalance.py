@@ -60,7 +60,8 @@ options:
   state:
     description:
       - V(planned) returns what V(balanced) would do and changes nothing.
-      - V(balanced) takes up what earlier runs have left, plans, splits and moves.
+      - V(balanced) takes up what earlier runs have left, plans, splits and moves. A move whose time to be taken back is over and that
+        cannot be ended, such as where a view was made on its former rows, gives a warning; V(cleaned) fails for it.
       - V(reverted) takes back the moves of the last plan that are in their time for it, or O(moves), with all that was written since.
       - V(cleaned) ends moves whose time to be taken back is over, rolls back what earlier runs have left, and removes what belongs to
         no move.

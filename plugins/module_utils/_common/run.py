@@ -28,13 +28,14 @@ LIBRARIES = {
 def run(module: AnsibleModule, work: t.Callable[[AnsibleModule], dict[str, t.Any]]) -> t.NoReturn:
     """Do ``work`` and leave the module: ``exit_json`` with its result, or ``fail_json`` with one sentence and ``errors``.
 
-    :param work: takes the module, returns the result; raises :class:`HeadroomError` when it cannot.
+    :param work: takes the module, returns the result, of which ``warnings`` are shown; raises :class:`HeadroomError` when it cannot.
     """
     try:
         result = work(module)
     except HeadroomError as error:
         errors = [error.as_dict(), *error.result.get("errors", ())]
-        module.fail_json(**{"changed": False, **error.result, "msg": str(error), "errors": errors})
+        result = _warned(module, {"changed": False, **error.result, "msg": str(error), "errors": errors})
+        module.fail_json(**result)
     except ModuleNotFoundError as error:
         name = (error.name or "").split(".")[0]
         if name not in LIBRARIES:
@@ -43,4 +44,11 @@ def run(module: AnsibleModule, work: t.Callable[[AnsibleModule], dict[str, t.Any
             msg=missing_required_lib(LIBRARIES[name]),
             errors=[{"code": "missing_library", "message": f"The Python library {name} is missing.", "library": name}],
         )
-    module.exit_json(**result)
+    module.exit_json(**_warned(module, result))
+
+
+def _warned(module: AnsibleModule, result: dict[str, t.Any]) -> dict[str, t.Any]:
+    """Show the warnings of a result and return the rest of it."""
+    for warning in result.get("warnings", ()):
+        module.warn(warning)
+    return {name: value for name, value in result.items() if name != "warnings"}

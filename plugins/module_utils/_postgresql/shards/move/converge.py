@@ -268,7 +268,10 @@ class _Run:
                     self.report.changed = True
                 if move.step == "detached":
                     continue
-                await (mover.retire() if move.step == "retiring" else mover.settle())
+                if move.step == "retiring":
+                    await self._give_up(move)
+                else:
+                    await mover.settle()
             elif action == "finished":
                 self.progress.busy.append(move)
                 await mover.run(finish=True)
@@ -483,9 +486,19 @@ class _Run:
             chosen = self.options.moves is None or move.id in self.options.moves or self.options.state != "cleaned"
             if chosen and (move.detail.get("is_over") or not due_only):
                 self.report.changed = True
-                await Mover(self.context, move).retire()
+                await self._give_up(move)
                 await self.members.close_all(move.id)
-                self.report.add(move)
+                self.report.add(move, error=move.error)
+
+    async def _give_up(self, move: Move) -> None:
+        """Retire a move. Where that is not what a run is for, one that cannot be retired keeps nothing else from being done."""
+        try:
+            await Mover(self.context, move).retire()
+        except HeadroomError as error:
+            if self.options.state == "cleaned":
+                raise
+            move.error = str(error)
+            self.report.warn(f"Move {move.id} of {move.label} is not retired yet: {error}")
 
     async def _clean(self) -> dict[str, t.Any]:
         self.report.removed = await remove_orphans(self.members, await find_orphans(self.members, self.journal))

@@ -33,6 +33,12 @@ class Report:
         self.divided: list[dict[str, t.Any]] = []
         self.recovered: list[dict[str, t.Any]] = []
         self.removed: list[Orphan] = []
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        """Take what somebody should look at, once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
 
     def add(
         self, move: Move, duration_s: float | None = None, error: str | None = None, switch: Switched | None = None
@@ -116,6 +122,7 @@ class Report:
             "recovered": self.recovered,
             "orphans": [orphan.as_dict() for orphan in self.removed],
             "paused_s": round(self.guard.paused_s, 1),
+            "warnings": self.warnings,
         }
 
     def _summary(self, made: Plan, left_out: t.Sequence[str]) -> str:

@@ -10,6 +10,7 @@ import typing as t
 from types import SimpleNamespace
 
 import pytest
+from ansible_collections.headroom.scale.plugins.module_utils._common.errors import HeadroomError
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.connection import connection_spec
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.model import (
     Bucket,
@@ -270,3 +271,32 @@ def test_moves_that_are_not_kept_give_way_to_others_where_slots_are_few(
     assert max(held) == most
     assert cluster.moves == []
     assert [(one["state"], one["error"]) for one in result["moves"]] == [("retired", None)] * 4
+
+
+def test_a_move_that_cannot_be_retired_keeps_no_other_from_being_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = {"owner": "b", "epoch": 2, "retire_in_s": 0.0, "is_over": True}
+
+    def fresh() -> Cluster:
+        return Cluster({0, 1}, moved(0, detail=dict(over)), moved(1, step="retiring", detail=dict(over)))
+
+    async def retire(self: Carrier) -> None:
+        self.move.step = "retiring"
+        raise HeadroomError("Failed to drop public.users_b0: view v depends on it.", code="failed")
+
+    async def carry(_self: t.Any, made: list[Move]) -> None:
+        for move in made:
+            cluster.place(move, move.target, "switched", "detached")
+
+    monkeypatch.setattr(converge._Run, "_carry", carry)
+    monkeypatch.setattr(Carrier, "retire", retire)
+    cluster = fresh()
+    result = run(monkeypatch, cluster, False)
+    assert {one["buckets_after"] for one in result["shares"]} == {4}
+    assert [text.partition(":")[0] for text in result["warnings"]] == [
+        "Move m1 of users/1 from a to b is not retired yet",
+        "Move m0 of users/0 from a to b is not retired yet",
+    ]
+    # where it is what the run is for, it fails
+    cluster = fresh()
+    with pytest.raises(HeadroomError, match="view v depends on it"):
+        run(monkeypatch, cluster, False, state="cleaned")
