@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import socket
+import time
 import types
 import typing as t
 from dataclasses import dataclass
@@ -68,6 +69,10 @@ _HINTS = {
     "locked_table": "Another session holds its lock; run it again when that has ended.",
     "timeout": "Is the server up and not frozen, and does a firewall drop the packets?",
 }
+
+# what takes longer than a moment is given up only when the member, asked so often, answers nothing for so long
+ASK_S = 15.0
+SILENCE_S = 120.0
 
 Row = dict[str, t.Any]
 
@@ -326,8 +331,8 @@ class Members:
 
         task = asyncio.ensure_future(work)
         try:
-            _done, pending = await asyncio.wait({task}, timeout=limit_s)
-            if pending:
+            why = await self._given_up(name, task, limit_s)
+            if why:
                 # cancelling would ask the silent server to cancel, and wait for its answer; a closed line ends it here
                 cut(connection)
                 task.cancel()
@@ -335,7 +340,7 @@ class Members:
                 if connection is not None:
                     # whoever asks next gets one that works
                     await self._close(connection)
-                raise self.error(name, verb, f"no answer within {limit_s:g} s", code="timeout")
+                raise self.error(name, verb, why, code="timeout")
             return task.result()
         except (psycopg.Error, OSError) as error:
             raise self.error(name, verb, error) from error
@@ -348,6 +353,38 @@ class Members:
                     cut(connection)
             elif not task.cancelled():
                 task.exception()
+
+    async def _given_up(self, name: str, task: asyncio.Future[t.Any], limit_s: float | None) -> str:
+        """Wait for what a member does, and return why no longer; nothing once it has ended.
+
+        What may take for hours is given up too where the member has not answered anything else for a while.
+        """
+        began = heard = time.monotonic()
+        asks = limit_s is None or limit_s > SILENCE_S
+        while not task.done():
+            left_s = None if limit_s is None else limit_s - (time.monotonic() - began)
+            if left_s is not None and left_s <= 0:
+                return f"no answer within {limit_s:g} s"
+            await asyncio.wait({task}, timeout=ASK_S if left_s is None else min(ASK_S, left_s))
+            if asks and not task.done():
+                if await self._answers(name):
+                    heard = time.monotonic()
+                elif time.monotonic() - heard > SILENCE_S:
+                    return f"no answer, and none to anything else for {SILENCE_S:g} s"
+        return ""
+
+    async def _answers(self, name: str) -> bool:
+        """Return whether a member answers at all, be it with an error."""
+        limit_s = min(self.timeout_s, ASK_S / 2)
+        question = self.rows(name, "SELECT 1 AS one", timeout_s=limit_s, purpose="alive")
+        try:
+            # it ends before what it would ask itself while it connects
+            await asyncio.wait_for(question, 1.5 * limit_s)
+        except TimeoutError:
+            return False
+        except HeadroomError as error:
+            return error.code != "timeout"
+        return True
 
     def error(self, name: str, verb: str, cause: BaseException | str, code: str | None = None) -> MemberError:
         """Return the error of a member as one sentence."""

@@ -13,9 +13,11 @@ import typing as t
 import pytest
 from ansible_collections.headroom.scale.plugins.module_utils._common.errors import HeadroomError, OptionError
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.connection import Login
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards import members as members_module
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.members import (
     Access,
     Lock,
+    MemberError,
     Members,
     parse_access,
     parse_members,
@@ -123,3 +125,45 @@ def test_the_lock_of_a_cluster_is_a_number_that_the_server_shows_as_it_is() -> N
     keys = {Lock(Members([], Login()), name).key for name in ("a", "b", "shards")}
     assert len(keys) == 3
     assert all(0 <= key < 1 << 63 for key in keys)
+
+
+class Answering:
+    """A member whose long statement never ends, and that answers others as often as it is told."""
+
+    def __init__(self, answers: int) -> None:
+        self.left = answers
+        self.closed = False
+
+    async def execute(self, query: str, _params: t.Any = None) -> t.Any:
+        """Answer, or not."""
+        if query == "long" or not self.left:
+            await asyncio.Event().wait()
+        self.left -= 1
+        raise MemberError("Failed to query s1: there are too many clients.", code="too_many_connections", member="s1")
+
+
+@pytest.mark.parametrize(("answers", "limit_s", "why"), [(0, 60.0, "to anything else"), (9999, 1.0, "within 1 s")])
+def test_a_long_statement_is_given_up_once_the_member_answers_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, answers: int, limit_s: float, why: str
+) -> None:
+    member = Answering(answers)
+
+    async def connection(*_which: t.Any) -> t.Any:
+        return member
+
+    async def closed(*_which: t.Any) -> None:
+        return None
+
+    monkeypatch.setattr(members_module, "ASK_S", 0.05)
+    monkeypatch.setattr(members_module, "SILENCE_S", 0.3)
+    monkeypatch.setattr(members_module, "cut", lambda _connection: None)
+    monkeypatch.setattr(Members, "connection", connection)
+    monkeypatch.setattr(Members, "_close", closed)
+
+    async def work() -> None:
+        await Members([Member("s1", "s1.example", 5432)], Login(), 0.02).rows("s1", "long", timeout_s=limit_s)
+
+    with pytest.raises(HeadroomError, match=why) as error:
+        asyncio.run(work())
+    assert error.value.code == "timeout"
+    assert (member.left < answers) == bool(answers)
