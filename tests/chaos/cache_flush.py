@@ -8,8 +8,8 @@ the edge meanwhile, each read may take long on its way, and items are evicted fr
 is under way that has read what is old by then. A read that began after a flush of an item had ended, and that sees an older version
 than the flushed one, is stale. There must be none.
 
-The same is done in the order that comes to mind first, the edge before Redis, and in one pass. That must leave stale reads: a race
-that it could not lose would prove nothing.
+The same is done in the order that comes to mind first, the edge before Redis, and in one pass. That must leave stale reads in one of
+some races: one that it could not lose would prove nothing.
 
 The edges are those of the inventory (playbooks/cdn.yml), or with ``--edge-host`` one that is written by hand: nginx with its purge module,
 started there for the time of the run. The applications (playbooks/lab/apps.yml) and load balancers (playbooks/load_balancer.yml) must be
@@ -66,6 +66,8 @@ READERS = 8
 # between two reads of a reader, and between two evictions
 READ_S, EVICT_S = 0.005, 0.02
 ITEMS_OF_A_WRITER = 4
+# the order that must lose a race is given so many, since one of a few flushes may end well
+MOST_RACES = {"ours": 1, "naive": 10}
 # errors that a run may have, as a share of its reads: on a busy machine a fetch may come too late
 MOST_ERRORS = 0.1
 
@@ -429,7 +431,9 @@ def main() -> int:
                 # what earlier runs have left is not this one's
                 flusher.ours(list(versions))
                 with slow(lab, apps):
-                    for order in ("ours", "naive"):
+                    for order in (order for order, races in MOST_RACES.items() for _race in range(races)):
+                        if order in seen and seen[order]["stale_reads"]:
+                            break
                         race = Race(options, edge, versions)
                         seen[order] = one = race.run(options.flushes, getattr(flusher, order))
                         print(

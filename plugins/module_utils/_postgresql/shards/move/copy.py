@@ -194,18 +194,18 @@ class Wire:
         if result is None or result.status not in (ExecStatus.COPY_IN, ExecStatus.COPY_OUT):
             raise self._refused(result)
 
-    async def blocks(self) -> t.AsyncIterator[bytes]:
+    async def blocks(self) -> t.AsyncIterator[bytearray]:
         """Give what the source sends."""
         with self._explained():
             done = dry = False
+            take = self.pg.get_copy_data
             while not done:
-                rows: list[bytes] = []
-                size = 0
-                while size < BLOCK_BYTES:
-                    count, row = self.pg.get_copy_data(1)
+                # rows that were kept apart until there are enough would be looked at by the garbage collector again and again
+                block = bytearray()
+                while len(block) < BLOCK_BYTES:
+                    count, row = take(1)
                     if count > 0:
-                        rows.append(row)
-                        size += count
+                        block += row
                         dry = False
                     elif count == 0:
                         # mostly there is more already, and waiting for it costs more than reading it
@@ -217,10 +217,10 @@ class Wire:
                     else:
                         done = True
                         break
-                if rows:
-                    yield b"".join(rows)
+                if block:
+                    yield block
 
-    async def write(self, block: bytes) -> None:
+    async def write(self, block: bytearray) -> None:
         """Send a block."""
         with self._explained():
             self.pg.put_copy_data(block)
