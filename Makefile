@@ -41,7 +41,7 @@ down: setup  ## Remove the lab and all it made; KEEP=1 keeps images and packages
 
 .PHONY: test
 test: setup  ## Run everything that must pass: lint, sanity, unit, molecule
-	@tools/run-stages lint,sanity unit molecule
+	@tools/run-stages lint,sanity unit,molecule
 
 .PHONY: lint
 lint: setup docs  ## ansible-lint (production profile), ruff, changelog fragments, documentation
