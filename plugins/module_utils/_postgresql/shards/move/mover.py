@@ -322,15 +322,11 @@ class Mover(Carrier):
             if source is None or target is None:
                 raise self._missing(leaf, move.source if source is None else move.target)
             source = await catalog.with_free_names(self.members, move, leaf, source, target)
-            name = table(leaf.schema, leaf.name)
             statements = catalog.create_constraints(leaf, source, target)
             if TRIGGER not in target["triggers"]:
                 statements.append(catalog.create_trigger(move, leaf.schema, leaf.name))
             for statement in statements:
                 await self._long(move.target, statement, f"index {move.id}")
-            from psycopg import sql
-
-            await self._long(move.target, sql.SQL("ANALYZE {}").format(name), f"index {move.id}")
         await self.members.close(move.target, f"index {move.id}")
         await self.journal.write(move, "catching_up", "stream")
 
@@ -347,7 +343,7 @@ class Mover(Carrier):
         await guard.calm()
         await self.journal.write(move, step="verify")
         verifier = self._verifier(self.forward, shapes)
-        self.verified = await verifier.run()
+        self.verified = await self._compared(verifier)
         await self.journal.write(move, "verified", "reverse")
         await self._prepare(self.reverse)
         await self._forwarders(self.forward)
@@ -363,6 +359,27 @@ class Mover(Carrier):
         )
         self.switched = await switch.run(self.context.next_epoch(), settings.pace, verifier, self.verified.unsettled)
         switch.accept()
+
+    async def _compared(self, verifier: Verifier) -> Verified:
+        """Compare everything, while the target learns what it plans queries by."""
+        learnt = asyncio.ensure_future(self._analyze())
+        try:
+            found = await verifier.run()
+            await learnt
+        finally:
+            learnt.cancel()
+            await asyncio.gather(learnt, return_exceptions=True)
+        return found
+
+    async def _analyze(self) -> None:
+        from psycopg import sql
+
+        move = self.move
+        for leaf in move.leaves:
+            await self._long(
+                move.target, sql.SQL("ANALYZE {}").format(table(leaf.schema, leaf.name)), f"analyze {move.id}"
+            )
+        await self.members.close(move.target, f"analyze {move.id}")
 
     def _verifier(self, stream: Stream, shapes: t.Mapping[str, Shape]) -> Verifier:
         beat_timeout_s = max(30.0, self.context.settings.pace.max_lag_s)

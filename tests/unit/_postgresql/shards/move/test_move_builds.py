@@ -1,7 +1,7 @@
 # Copyright: headroom.scale contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How many processes build the indexes of a bucket."""
+"""How many processes build the indexes of a bucket, and what is done beside the comparison of its rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ import pytest
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.model import Bucket, Group, Table
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.guard import Guard
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.model import Move
-from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.mover import Carrier, Settings
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.mover import (
+    Carrier,
+    Mover,
+    Settings,
+)
 
 pytest.importorskip("psycopg")
 
@@ -61,3 +65,49 @@ def test_indexes_have_no_more_processes_than_a_copy_has_streams_and_one_beside_a
     made = [statement for said in members.asked.values() for statement in said[1:]]
     assert sorted(made) == [f"CREATE INDEX i{number} ON t (a)" for number in range(indexes)]
     assert builders * (1 + workers) <= streams
+
+
+class Verifier:
+    """Compares for a moment."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+    async def run(self) -> str:
+        """Find all alike, or not."""
+        await asyncio.sleep(0.01)
+        if self.error:
+            raise self.error
+        return "alike"
+
+
+def test_the_target_learns_of_its_rows_while_they_are_compared() -> None:
+    members = Members()
+    context = SimpleNamespace(members=members, access=None, journal=None, settings=Settings(), guard=Guard(0))
+    mover = Mover(t.cast("t.Any", context), Move("m1", GROUP, 0, "a", "b"))
+    assert asyncio.run(mover._compared(t.cast("t.Any", Verifier()))) == "alike"
+    assert members.asked == {"analyze m1": ['ANALYZE "public"."orders_b0"']}
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_nothing_runs_on_after_a_comparison_that_failed(slow: bool) -> None:
+    members = Members()
+    ended: list[str] = []
+
+    async def rows(*_what: t.Any, **_how: t.Any) -> list[t.Any]:
+        try:
+            await asyncio.sleep(60 if slow else 0)
+        finally:
+            ended.append("ANALYZE")
+        return []
+
+    members.rows = rows  # type: ignore[method-assign]
+    context = SimpleNamespace(members=members, access=None, journal=None, settings=Settings(), guard=Guard(0))
+    mover = Mover(t.cast("t.Any", context), Move("m1", GROUP, 0, "a", "b"))
+
+    async def work() -> None:
+        with pytest.raises(ValueError, match="differs"):
+            await mover._compared(t.cast("t.Any", Verifier(ValueError("it differs"))))
+        assert ended == ["ANALYZE"]
+
+    asyncio.run(work())
