@@ -201,7 +201,7 @@ class Bench:
 
     def by_us(self) -> tuple[float, float]:
         """Move the bucket to the other shard. Return the seconds of the whole run of the module, and of the move in it."""
-        self.settle()
+        self.empty()
         placed = self.cluster.placed()[BUCKET]
         target = "b" if placed == "a" else "a"
         result, seconds = self.move(BUCKET, placed, target)
