@@ -8,6 +8,9 @@ Each side hashes all its rows in one sequential scan and sums the hashes up by c
 snapshot of the target is taken as soon as it has all that the snapshot of the source has, so that only what was written in those
 milliseconds differs. The rows of chunks that differ are looked at one by one, again and again: source, target, source. A row that
 the source shows twice alike and the target once otherwise is corrupt. What never holds still is left to the switch, where it must.
+
+Where nothing was written between both snapshots, one sum of all rows is compared before, which takes a third less; chunks then only tell
+where it differs.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from .sums import ALONE_SQL, PLAN_SQL, SIZE_SQL, chunks_for, keys_query, rest_s,
 
 # sums of so many chunks stay in a processor's cache; beyond, each row costs half as much again
 FIRST_CHUNKS = 4096
+SNAPSHOT_SQL = "SELECT pg_current_snapshot()::text AS snapshot"
 # of chunks with more rows, those of their parts are compared before rows are listed
 MANY_ROWS = 100_000
 FINEST_CHUNKS = 1 << 20
@@ -99,16 +103,18 @@ class Verifier:
     async def _leaf(self, leaf: Leaf, found: Verified) -> None:
         shape = self.shapes[leaf.name]
         source, target = self.stream.source, self.stream.target
-        await self._snapshot(source)
-        await self.stream.beat(self.beat_timeout_s, self.purpose)
-        await self._snapshot(target)
+        still = await self._snapshots()
         sizes = await self._both(SIZE_SQL, [quoted(leaf.schema, leaf.name)])
         size = max((side[0] for side in sizes), key=lambda one: one["rows"])
         rest = rest_s(size["pages"], size["rows"], self.max_rate_bytes_s)
-        chunks = chunks_for(size["rows"], FIRST_CHUNKS)
+        chunks = 1 if still else chunks_for(size["rows"], FIRST_CHUNKS)
         ours, theirs = await self._both(sums_query(leaf, shape, chunks, rest_s=rest))
         rows = sum(row["rows"] for row in ours)
         wrong = differing(by_chunk(ours), by_chunk(theirs))
+        if wrong and still:
+            chunks = chunks_for(size["rows"], FIRST_CHUNKS)
+            ours, theirs = await self._both(sums_query(leaf, shape, chunks, rest_s=rest))
+            wrong = differing(by_chunk(ours), by_chunk(theirs))
         finer = chunks_for(rows, FINEST_CHUNKS)
         if len(wrong) * rows > MANY_ROWS * chunks and finer > chunks:
             ours, theirs = await self._both(sums_query(leaf, shape, finer, chunks, rest), [sorted(wrong)])
@@ -181,6 +187,18 @@ class Verifier:
         )
         return by_key(rows)
 
+    async def _snapshots(self) -> bool:
+        """Take both snapshots. Return whether the source has seen no transaction in between, but that of the beat."""
+        source, target = self.stream.source, self.stream.target
+        await self._snapshot(source)
+        before = await self._rows(source, SNAPSHOT_SQL)
+        await self.stream.beat(self.beat_timeout_s, self.purpose)
+        await self._snapshot(target)
+        after = await self.members.rows(
+            source, SNAPSHOT_SQL, purpose=f"look {self.move.id}", verb="look at the snapshot of"
+        )
+        return none_between(before[0]["snapshot"], after[0]["snapshot"], 1)
+
     async def _snapshot(self, shard: str) -> None:
         await self._rows(shard, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         await self._rows(shard, PLAN_SQL)
@@ -216,6 +234,15 @@ def corrupt(move: Move, leaf: Leaf, shape: Shape, keys: t.Collection[Key], sides
         keys=[list(one) for one in ordered[:NAMED]],
         rows=len(ordered),
     )
+
+
+def none_between(before: str, after: str, known: int) -> bool:
+    """Return whether no transaction has ended from one snapshot to the other, or runs, but so many that are known.
+
+    :param before: as PostgreSQL writes it, ``oldest:next:running``.
+    """
+    (oldest, upcoming, running), (_oldest, then, others) = before.split(":"), after.split(":")
+    return not running and not others and oldest == upcoming and int(then) == int(upcoming) + known
 
 
 def by_chunk(rows: t.Iterable[t.Mapping[str, t.Any]]) -> dict[int, tuple[int, int]]:

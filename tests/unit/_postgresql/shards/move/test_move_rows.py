@@ -314,3 +314,61 @@ def test_forwarder_has_generated_columns_and_rights() -> None:
     assert '"id" bigint NOT NULL, "twice" bigint GENERATED ALWAYS AS ((id * 2)) STORED' in made
     assert 'GRANT SELECT ON "public"."orders_b7_forward" TO "reader"' in made
     assert "MAINTAIN" not in made
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "none"),
+    [
+        ("100:100:", "101:101:", True),
+        # another one has ended, or runs, before or then
+        ("100:100:", "102:102:", False),
+        ("100:101:100", "102:102:", False),
+        ("100:102:100", "100:103:100", False),
+        ("100:100:", "101:102:101", False),
+        ("99:100:", "101:101:", False),
+    ],
+)
+def test_it_is_known_that_nothing_was_written_but_what_is_known(before: str, after: str, none: bool) -> None:
+    assert verify.none_between(before, after, 1) is none
+
+
+class Sides:
+    """Source and target, whose transactions and rows are given."""
+
+    def __init__(self, others: int, alike: bool) -> None:
+        self.number = 100
+        self.others = others
+        self.alike = alike
+        self.asked: list[str] = []
+        self.source, self.target, self.move = "a", "b", Move("m1", GROUP, 0, "a", "b")
+
+    async def beat(self, *_how: t.Any) -> float:
+        """Write the row of a beat, beside others."""
+        self.number += 1 + self.others
+        return 0.0
+
+    async def close(self, *_which: t.Any) -> None:
+        """Leave."""
+
+    async def rows(self, shard: str, query: t.Any, *_params: t.Any, **_how: t.Any) -> list[dict[str, t.Any]]:
+        """Answer what a comparison asks."""
+        said = query if isinstance(query, str) else text(query)
+        if said == verify.SNAPSHOT_SQL:
+            return [{"snapshot": f"{self.number}:{self.number}:"}]
+        if said == sums.SIZE_SQL:
+            return [{"pages": 10, "rows": 1000}]
+        if "bit_xor" in said:
+            self.asked += [said] if shard == "a" else []
+            return [{"chunk": 0, "rows": 1000, "sum": 1 if self.alike else ord(shard)}]
+        return []
+
+
+@pytest.mark.parametrize(("others", "alike", "grouped"), [(0, True, [0]), (1, True, [1]), (0, False, [0, 1])])
+def test_one_sum_is_compared_where_nothing_was_written_and_chunks_where_it_differs(
+    others: int, alike: bool, grouped: list[int]
+) -> None:
+    sides = Sides(others, alike)
+    shapes = {leaf.name: SHAPE for leaf in sides.move.leaves}
+    found = asyncio.run(verify.Verifier(t.cast("t.Any", sides), t.cast("t.Any", sides), shapes, 1.0).run())
+    assert [query.count("GROUP BY") for query in sides.asked] == grouped * len(sides.move.leaves)
+    assert found.rows == 1000 * len(sides.move.leaves)
