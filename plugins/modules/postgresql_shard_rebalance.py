@@ -31,12 +31,14 @@ description:
     O(member_user), whose password the servers' own user has in C(~/.pgpass).
   - What a run that was killed has left is taken up by the next one, or rolled back, before anything else.
   - Through a router no statement fails because of a move. A writer that goes to the former shard gets the SQLSTATE C(HR001) there,
-    which names the shard and the epoch; the function C(headroom.route) tells where a key is.
+    which names the shard and the epoch; the function C(headroom.route) tells where a key is. So does who empties the table there with
+    C(TRUNCATE).
   - That is so for O(read_grace_s). Afterwards the bucket is no part of the table there any more. An insert fails with C(23514), which means
     the same, but an update, a delete or a query finds no rows and says nothing. So writers too read the map again within O(read_grace_s).
   - After the switch, what is written flows back to the former shard for O(revert_window_s), so that O(state=reverted) can return
     the bucket with all of it.
-  - Tables need a primary key. Servers need PostgreSQL 16, C(wal_level=logical) and C(max_prepared_transactions); routers need the
+  - Tables need a primary key. Columns may have types of extensions; what has no binary form lets the whole table be copied as text, which
+    takes longer. Servers need PostgreSQL 16, C(wal_level=logical) and C(max_prepared_transactions); routers need the
     last for splits.
   - Anybody can look at the view C(headroom.progress) on a shard while it works, which has the state of each move, how far its copy is, and
     how fast; and at the table C(headroom.move), the journal.

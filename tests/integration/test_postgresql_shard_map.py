@@ -566,26 +566,28 @@ SELECT n, '2026-01-01 00:00Z'::timestamptz + n * interval '1 minute', 'of ' || n
   '1 day 02:03', '\\x00ff', 'german'
 FROM generate_series(1, 900) n
 """
+MOODS_UPDATE = """
+UPDATE "Moods" SET counted = counted + 1, mood = 'happy', pair = (1, 'happy'), at = at + interval '1 second' WHERE id = %s"""
 
 
 class Writer(threading.Thread):
-    """Counts rows of the first bucket up through the router, until it is told to stop."""
+    """Writes rows of the first bucket one after the other through the router, until it is told to stop."""
 
-    def __init__(self, members: Members) -> None:
+    def __init__(self, members: Members, query: str) -> None:
+        """Take the statement, with the key as its parameter."""
         super().__init__()
         self.members = members
+        self.query = query
         self.written = 0
         self.errors: list[str] = []
         self.going = True
 
     def run(self) -> None:
         """Write."""
-        query = """
-            UPDATE "Moods" SET counted = counted + 1, mood = 'happy', pair = (1, 'happy'), at = at + interval '1 second' WHERE id = %s"""
         with psycopg.connect(self.members.conninfo("r1"), autocommit=True) as connection:
             while self.going:
                 try:
-                    self.written += connection.execute(query, [self.written % 900 + 1]).rowcount
+                    self.written += connection.execute(self.query, [self.written % 900 + 1]).rowcount
                 except psycopg.Error as error:
                     self.errors.append(str(error))
 
@@ -624,7 +626,7 @@ def test_a_bucket_of_any_types_moves_and_comes_back_with_what_was_written_since(
     assert "s1 cannot log in to s2 as the members do" in refused["msg"] + str(refused["errors"])
     members.sql("s2", f"GRANT CONNECT ON DATABASE {DATABASE} TO PUBLIC")
 
-    writer = Writer(members)
+    writer = Writer(members, MOODS_UPDATE)
     writer.start()
     try:
         until(lambda: writer.written > 100, 30)
@@ -682,6 +684,82 @@ def test_texts_that_are_none_in_any_encoding_move_as_they_are(members: Members) 
     members.sql("s1", "INSERT INTO acts VALUES (1, E'\\xff\\xc3'), (2, 'a')")
     assert [one["rows"] for one in rebalance(members, shards=draining(members), read_grace_s=0)["moves"]] == [2]
     assert members.sql("s2", "SELECT text::bytea FROM acts WHERE id = 1") == [(b"\xff\xc3",)]
+
+
+BOOKS = {
+    "name": "books",
+    "strategy": "range",
+    "key_type": "integer",
+    "bounds": [1000000],
+    "placement": ["s1", "s2"],
+    "tables": [
+        {
+            "name": "public.books",
+            "key": "id",
+            "ddl": """
+                CREATE TABLE public.books (id integer, path public.ltree, isbn public.isbn13, width public.seg, note text,
+                  PRIMARY KEY (id, path, isbn) INCLUDE (width))""",
+        }
+    ],
+}
+
+
+class Emptier(threading.Thread):
+    """Truncates the table on the shard that has given its bucket away, while that still shows it."""
+
+    def __init__(self, members: Members) -> None:
+        super().__init__()
+        self.members = members
+        self.answer: Any = None
+
+    def run(self) -> None:
+        """Wait for the switch and truncate."""
+        query = "SELECT state = 'switched' FROM headroom.move"
+        until(lambda: self.members.sql("s1", query) == [(True,)], 60)
+        try:
+            self.answer = self.members.sql("s1", "TRUNCATE books")
+        except psycopg.Error as error:
+            self.answer = error.sqlstate
+
+
+def test_types_of_extensions_move_and_nothing_is_truncated_behind_the_owner(members: Members) -> None:
+    # one has no hash, one nothing to send it in binary, and the operators of none are where a session looks by itself
+    for name in members.servers:
+        members.sql(name, "CREATE EXTENSION ltree; CREATE EXTENSION isn; CREATE EXTENSION seg")
+    members.declare(groups=[BOOKS])
+    members.sql(
+        "s1",
+        "INSERT INTO books SELECT n, ('top.n' || n)::ltree, '978-0-393-04002-9', '1.0 .. 2.50', E'a\\tb\\n\\\\N' "
+        "FROM generate_series(1, 20000) n",
+    )
+    # so many that some are written whenever rows are compared, and none by two
+    query = "UPDATE books SET note = note || '.', path = path || 'x' WHERE id = %s + {}"
+    writers = [Writer(members, query.format(1000 * number)) for number in range(3)]
+    emptier = Emptier(members)
+    for thread in (*writers, emptier):
+        thread.start()
+    try:
+        until(lambda: min(one.written for one in writers) > 50, 30)
+        moved = rebalance(members, shards=draining(members), read_grace_s=4)
+    finally:
+        for one in writers:
+            one.stop()
+        emptier.join(120)
+    assert [(one["state"], one["rows"]) for one in moved["moves"]] == [("switched", 20000)]
+    assert [one.errors for one in writers] == [[]] * 3
+    assert emptier.answer == "HR001"
+    assert members.rows("books") == {"s1": 0, "s2": 20000, "s3": 0, "r1": 20000}
+    written = sum(one.written for one in writers)
+    assert members.sql("s2", "SELECT sum(nlevel(path) - 2) FROM books") == [(written,)]
+    query = "SELECT id, path, isbn, width, note FROM books ORDER BY id"
+    rows = members.sql("s2", query)
+    # where nothing is given away any more, it is as free as before
+    members.sql("s1", "TRUNCATE books")
+    back = rebalance(members, state="reverted", read_grace_s=0)
+    assert [one["state"] for one in back["moves"]] == ["reverted"], back
+    assert members.sql("s1", query) == rows
+    members.sql("s1", "TRUNCATE books")
+    assert members.rows("books") == {"s1": 0, "s2": 0, "s3": 0, "r1": 0}
 
 
 def test_autovacuum_makes_way_for_a_switch(members: Members) -> None:

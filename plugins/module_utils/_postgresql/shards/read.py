@@ -122,7 +122,7 @@ SELECT w.schema || '.' || w.name AS name, c.oid::bigint AS oid, c.relkind::text 
         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = u.number)) ORDER BY k.contype DESC, k.conname), '[]')
     FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype IN ('p', 'u', 'c', 'x')) AS constraints,
   (SELECT coalesce(json_agg(json_build_object('name', i.relname, 'kind', 'i', 'sql', pg_get_indexdef(x.indexrelid),
-      'unique', x.indisunique, 'columns', (SELECT json_agg(a.attname) FROM unnest(x.indkey) u (number)
+      'unique', x.indisunique, 'columns', (SELECT json_agg(a.attname) FROM unnest((x.indkey::int2[])[:x.indnkeyatts - 1]) u (number)
         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = u.number)) ORDER BY i.relname), '[]')
     FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
     WHERE x.indrelid = c.oid AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = x.indexrelid AND k.conrelid = c.oid))

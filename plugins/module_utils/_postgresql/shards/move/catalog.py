@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ...._common.errors import HeadroomError
 from ..ddl import quoted
 from ..members import Members
 from ..model import Group
-from .model import BOUND, TRIGGER, Leaf, Move
+from .model import BOUND, TRIGGER, TRUNCATE_TRIGGER, Leaf, Move
 
 if t.TYPE_CHECKING:
     from psycopg import sql
@@ -44,8 +44,8 @@ SELECT json_build_object(
       'constraint', (SELECT json_build_object('name', k.conname, 'type', k.contype, 'definition', pg_get_constraintdef(k.oid),
           'deferrable', k.condeferrable, 'deferred', k.condeferred)
         FROM pg_constraint k WHERE k.conindid = x.indexrelid AND k.conrelid = c.oid AND k.contype IN ('p', 'u', 'x')),
-      'columns', (SELECT json_agg(a.attname ORDER BY k.place) FROM unnest(x.indkey::int2[]) WITH ORDINALITY AS k (number, place)
-        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.number)) ORDER BY i.relname), '[]')
+      'columns', (SELECT json_agg(a.attname ORDER BY k.place) FROM unnest((x.indkey::int2[])[:x.indnkeyatts - 1]) WITH ORDINALITY
+        AS k (number, place) JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.number)) ORDER BY i.relname), '[]')
     FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid WHERE x.indrelid = c.oid),
   'foreign_keys', (SELECT coalesce(json_agg(json_build_object('name', k.conname, 'definition', pg_get_constraintdef(k.oid),
       'references', r.relname, 'inherited', k.conparentid <> 0) ORDER BY k.conname), '[]')
@@ -73,6 +73,25 @@ WHERE n.nspname = %(schema)s AND c.relname = %(name)s
 _BY_NUMBER_SQL = """
 SELECT t.oid >= 16384 OR t.typelem >= 16384 OR t.typname ~ '^_?(reg|aclitem)' AS is_by_number FROM pg_type t WHERE t.oid = %s::regtype
 """
+# by which operator the columns of a primary key are found in its index, and whether all types of a table, and those that they are
+# made of, can be sent in binary
+_WAYS_SQL = """
+WITH RECURSIVE kinds (oid) AS (
+  SELECT atttypid FROM pg_attribute WHERE attrelid = %(oid)s AND attnum > 0 AND NOT attisdropped
+  UNION SELECT parts.oid FROM kinds JOIN pg_type t ON t.oid = kinds.oid CROSS JOIN LATERAL (
+    VALUES (t.typelem), (t.typbasetype), ((SELECT r.rngsubtype FROM pg_range r WHERE t.oid IN (r.rngtypid, r.rngmultitypid)))
+    UNION ALL SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+  ) AS parts (oid) WHERE parts.oid <> 0
+)
+SELECT (SELECT bool_and(t.typsend <> 0 AND t.typreceive <> 0) FROM kinds JOIN pg_type t ON t.oid = kinds.oid) AS is_binary,
+  (SELECT coalesce(json_object_agg(a.attname, quote_ident(n.nspname) || '.' || o.oprname), '{}')
+   FROM pg_index x CROSS JOIN LATERAL unnest((x.indkey::int2[])[:x.indnkeyatts - 1], x.indclass::oid[]) AS k (number, class)
+   JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = k.number JOIN pg_opclass c ON c.oid = k.class
+   JOIN pg_am h ON h.oid = c.opcmethod AND h.amname = 'btree'
+   JOIN pg_amop m ON m.amopfamily = c.opcfamily AND m.amopstrategy = 3 AND m.amoplefttype = c.opcintype AND m.amoprighttype = c.opcintype
+   JOIN pg_operator o ON o.oid = m.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace
+   WHERE x.indrelid = %(oid)s AND x.indisprimary) AS equals
+"""
 # names that indexes of a leaf cannot have, since something has them
 _TAKEN_SQL = """
 SELECT c.relname AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = ANY (%s)
@@ -95,6 +114,10 @@ class Shape:
     as_text: frozenset[str] = frozenset()
     # columns that may have no value
     nullable: frozenset[str] = frozenset()
+    # column of the key to the operator by which its index finds a value, if it is not that of the server's own types
+    equals: t.Mapping[str, str] = field(default_factory=dict)
+    # whether its rows can be copied in binary
+    is_binary: bool = True
 
     def as_dict(self) -> dict[str, t.Any]:
         """Return it as the journal keeps it."""
@@ -104,6 +127,8 @@ class Shape:
             "key": list(self.key),
             "as_text": sorted(self.as_text),
             "nullable": sorted(self.nullable),
+            "equals": dict(self.equals),
+            "is_binary": self.is_binary,
         }
 
     @classmethod
@@ -112,7 +137,15 @@ class Shape:
         columns = tuple(entry["columns"])
         # a journal of before this was asked says nothing of it
         nullable = frozenset(entry.get("nullable", columns))
-        return cls(columns, dict(entry["types"]), tuple(entry["key"]), frozenset(entry["as_text"]), nullable)
+        return cls(
+            columns,
+            dict(entry["types"]),
+            tuple(entry["key"]),
+            frozenset(entry["as_text"]),
+            nullable,
+            dict(entry.get("equals", {})),
+            entry.get("is_binary", True),
+        )
 
 
 async def facts(members: Members, shard: str, schema: str, name: str, purpose: str = "") -> Facts | None:
@@ -181,7 +214,9 @@ async def shape_of(members: Members, shard: str, found: Facts) -> Shape:
                 raise
             as_text |= {name for name, other in types.items() if other == kind}
     nullable = frozenset(one["name"] for one in columns if not one["not_null"])
-    return Shape(tuple(types), types, primary_key(found), frozenset(as_text), nullable)
+    ways = await members.row(shard, _WAYS_SQL, {"oid": found["oid"]}, verb="look at the types of")
+    equals = {name: operator for name, operator in ways["equals"].items() if operator != "pg_catalog.="}
+    return Shape(tuple(types), types, primary_key(found), frozenset(as_text), nullable, equals, ways["is_binary"])
 
 
 def table(schema: str, name: str) -> sql.Identifier:
@@ -372,10 +407,31 @@ def create_forwarder(leaf: Leaf, source: Facts, server: str) -> sql.Composed:
     )
 
 
-def create_trigger(move: Move, schema: str, name: str) -> sql.Composed:
+def create_triggers(move: Move, schema: str, name: str) -> sql.Composed:
     """Return what refuses writes to a leaf that its shard does not own; those of replication pass."""
     from psycopg import sql
 
-    return sql.SQL(
-        "CREATE TRIGGER {} BEFORE INSERT OR UPDATE OR DELETE ON {} FOR EACH ROW EXECUTE FUNCTION headroom.refuse_moved({}, {})"
-    ).format(sql.Identifier(TRIGGER), table(schema, name), sql.Literal(move.group.name), sql.Literal(str(move.bucket)))
+    function = sql.SQL("EXECUTE FUNCTION headroom.refuse_moved({}, {})").format(
+        sql.Literal(move.group.name), sql.Literal(str(move.bucket))
+    )
+    where = table(schema, name)
+    return sql.SQL(";\n").join(
+        [
+            sql.SQL("CREATE TRIGGER {} BEFORE INSERT OR UPDATE OR DELETE ON {} FOR EACH ROW {}").format(
+                sql.Identifier(TRIGGER), where, function
+            ),
+            sql.SQL("CREATE TRIGGER {} BEFORE TRUNCATE ON {} FOR EACH STATEMENT {}").format(
+                sql.Identifier(TRUNCATE_TRIGGER), where, function
+            ),
+        ]
+    )
+
+
+def drop_triggers(schema: str, name: str) -> sql.Composed:
+    """Return what lets writes in again."""
+    from psycopg import sql
+
+    return sql.SQL(";\n").join(
+        sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(trigger), table(schema, name))
+        for trigger in (TRIGGER, TRUNCATE_TRIGGER)
+    )

@@ -48,7 +48,9 @@ class Part:
             where += sql.SQL(" AND ctid < {}::tid").format(sql.Literal(f"({self.end},0)"))
         columns = sql.SQL(", ").join(map(sql.Identifier, self.shape.columns))
         name = table(self.leaf.schema, self.leaf.name)
-        return sql.SQL("COPY (SELECT {} FROM ONLY {} WHERE {}) TO STDOUT (FORMAT binary)").format(columns, name, where)
+        return sql.SQL("COPY (SELECT {} FROM ONLY {} WHERE {}) TO STDOUT (FORMAT {})").format(
+            columns, name, where, self._format()
+        )
 
     def target(self) -> sql.Composed:
         """Return what writes it."""
@@ -56,7 +58,13 @@ class Part:
 
         columns = sql.SQL(", ").join(map(sql.Identifier, self.shape.columns))
         name = table(self.leaf.schema, self.leaf.name)
-        return sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(name, columns)
+        return sql.SQL("COPY {} ({}) FROM STDIN (FORMAT {})").format(name, columns, self._format())
+
+    def _format(self) -> sql.SQL:
+        from psycopg import sql
+
+        # sessions of members write and read each value alike
+        return sql.SQL("binary" if self.shape.is_binary else "text")
 
 
 def parts_of(leaf: Leaf, shape: Shape, pages: int, part_pages: int = PART_PAGES) -> list[Part]:

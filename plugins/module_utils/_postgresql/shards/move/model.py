@@ -18,7 +18,7 @@ from ..model import BucketId, Group, Table, bucket_name
 from ..schema import PREFIX
 
 FORWARD, REVERSE = "forward", "reverse"
-TRIGGER = f"{PREFIX}fence"
+TRIGGER, TRUNCATE_TRIGGER = f"{PREFIX}fence", f"{PREFIX}fence_truncate"
 BOUND = f"{PREFIX}bound"
 
 # states in which something of a move is left on its shards

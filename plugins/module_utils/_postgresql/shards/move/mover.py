@@ -33,6 +33,8 @@ LONGEST_S = 7 * 86400.0
 # a statement that only has to get a lock for a moment is tried again for so long
 DDL_PATIENCE_S = 60.0
 DDL_LOCK_S = 0.2
+# a name of an index that was free and then was not is chosen anew so many times
+NAME_TRIES = 3
 # kilobytes, and what is left of what the server gives by itself
 _BUILD_SQL = """
 SELECT set_config('maintenance_work_mem', greatest(262144, m.setting::bigint)::text || 'kB', false),
@@ -306,29 +308,39 @@ class Mover(Carrier):
         move = self.move
         await self.journal.write(move, step="indexes")
         for leaf in move.leaves:
-            source, target = await asyncio.gather(
-                *(catalog.facts(self.members, shard, leaf.schema, leaf.name) for shard in move.shards)
-            )
-            if source is None or target is None:
-                raise self._failed(f"{leaf.schema}.{leaf.name} is gone", "leaf_missing")
-            source = await catalog.with_free_names(self.members, move, leaf, source, target)
-            made = {one["name"] for one in target["indexes"] if one["valid"]}
-            work = catalog.create_indexes(leaf, source, made)
-            await self._side_by_side(work)
+            await self._build(leaf)
         for leaf in move.leaves:
-            source, target = await asyncio.gather(
-                *(catalog.facts(self.members, shard, leaf.schema, leaf.name) for shard in move.shards)
-            )
-            if source is None or target is None:
-                raise self._missing(leaf, move.source if source is None else move.target)
-            source = await catalog.with_free_names(self.members, move, leaf, source, target)
+            source, target = await self._ends_of(leaf)
             statements = catalog.create_constraints(leaf, source, target)
             if TRIGGER not in target["triggers"]:
-                statements.append(catalog.create_trigger(move, leaf.schema, leaf.name))
+                statements.append(catalog.create_triggers(move, leaf.schema, leaf.name))
             for statement in statements:
                 await self._long(move.target, statement, f"index {move.id}")
         await self.members.close(move.target, f"index {move.id}")
         await self.journal.write(move, "catching_up", "stream")
+
+    async def _build(self, leaf: Leaf) -> None:
+        for tries_left in reversed(range(NAME_TRIES)):
+            source, target = await self._ends_of(leaf)
+            made = {one["name"] for one in target["indexes"] if one["valid"]}
+            try:
+                await self._side_by_side(catalog.create_indexes(leaf, source, made))
+                return
+            except HeadroomError as error:
+                # another move to this shard has taken the name since it was free: it was there, or it came while this one was built
+                is_taken = error.facts.get("sqlstate") == "42P07" or "pg_class_relname_nsp_index" in str(error)
+                if not is_taken or not tries_left:
+                    raise
+
+    async def _ends_of(self, leaf: Leaf) -> tuple[catalog.Facts, catalog.Facts]:
+        """Return a leaf as it is on both shards, that of the source with names of indexes that are free on the target."""
+        move = self.move
+        source, target = await asyncio.gather(
+            *(catalog.facts(self.members, shard, leaf.schema, leaf.name) for shard in move.shards)
+        )
+        if source is None or target is None:
+            raise self._missing(leaf, move.source if source is None else move.target)
+        return await catalog.with_free_names(self.members, move, leaf, source, target), target
 
     async def _hand_over(self) -> None:
         """Catch up, verify, switch."""

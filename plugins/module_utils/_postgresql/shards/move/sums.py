@@ -179,7 +179,9 @@ def rows_query(leaf: Leaf, shape: Shape) -> sql.Composed:
         escaped(table(leaf.schema, leaf.name)),
         escaped(
             sql.SQL(" AND ").join(
-                sql.SQL("r.{0} = k.{0}::{1}").format(sql.Identifier(one), sql.SQL(shape.types[one]))
+                sql.SQL("r.{0} OPERATOR({1}) k.{0}::{2}").format(
+                    sql.Identifier(one), sql.SQL(shape.equals.get(one, "pg_catalog.=")), sql.SQL(shape.types[one])
+                )
                 for one in shape.key
             )
         ),

@@ -23,7 +23,7 @@ from ..members import APPLICATION_NAME, Lock, Members, cut
 from . import catalog
 from .catalog import table
 from .journal import WRITE_SQL, record
-from .model import BOUND, FORWARD, TRIGGER, Move
+from .model import BOUND, FORWARD, Move
 from .stream import Stream
 from .verify import Key, Verifier
 
@@ -412,7 +412,7 @@ class Switch(TwoPhase):
                 sql.SQL("ALTER FOREIGN TABLE {} RENAME TO {}").format(
                     table(leaf.schema, leaf.forwarder), sql.Identifier(leaf.name)
                 ),
-                catalog.create_trigger(self.move, leaf.schema, leaf.retired),
+                catalog.create_triggers(self.move, leaf.schema, leaf.retired),
             ]
         return sql.SQL(";\n").join(statements)
 
@@ -422,7 +422,7 @@ class Switch(TwoPhase):
         statements = []
         for leaf in self.move.leaves:
             name = table(leaf.schema, leaf.name)
-            statements.append(sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(TRIGGER), name))
+            statements.append(catalog.drop_triggers(leaf.schema, leaf.name))
             if leaf.name not in attached:
                 statements.append(
                     sql.SQL("ALTER TABLE {} ATTACH PARTITION {} {}").format(

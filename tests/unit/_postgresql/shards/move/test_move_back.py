@@ -27,6 +27,7 @@ SHAPES = {
 
 def facts(*columns: str) -> dict[str, t.Any]:
     return {
+        "oid": 7,
         "columns": [
             {"name": name, "type": "bigint", "collation": None, "not_null": True, "generated": None, "sequence": None}
             for name in columns
@@ -55,8 +56,8 @@ class Shards:
     async def rows(self, shard: str, _query: t.Any, params: t.Any = None, **_how: t.Any) -> list[dict[str, t.Any]]:
         return [{"facts": facts(*self.columns[shard])}] if params else []
 
-    async def row(self, _shard: str, _query: t.Any, _params: t.Any) -> dict[str, t.Any]:
-        return {"is_by_number": False}
+    async def row(self, _shard: str, _query: t.Any, _params: t.Any, **_how: t.Any) -> dict[str, t.Any]:
+        return {"is_by_number": False, "is_binary": True, "equals": {"id": "pg_catalog.="}}
 
 
 def back(monkeypatch: pytest.MonkeyPatch, shards: Shards, done: list[t.Any]) -> None:

@@ -11,7 +11,9 @@ import typing as t
 from types import SimpleNamespace
 
 import pytest
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.members import MemberError
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.model import Bucket, Group, Table
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move import catalog
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.guard import Guard
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.model import Move
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.shards.move.mover import (
@@ -65,6 +67,66 @@ def test_indexes_have_no_more_processes_than_a_copy_has_streams_and_one_beside_a
     made = [statement for said in members.asked.values() for statement in said[1:]]
     assert sorted(made) == [f"CREATE INDEX i{number} ON t (a)" for number in range(indexes)]
     assert builders * (1 + workers) <= streams
+
+
+INDEX = "orders_b0_total_idx"
+
+
+def leaf_facts(*names: str) -> catalog.Facts:
+    """Return what the catalogs say of a leaf with indexes of such names."""
+    indexes = [
+        {
+            "name": name,
+            "definition": f"CREATE INDEX {name} ON public.orders_b0 USING btree (total)",
+            "primary": False,
+            "valid": True,
+            "constraint": None,
+            "columns": ["total"],
+        }
+        for name in names
+    ]
+    return {"indexes": indexes}
+
+
+class Taken(Members):
+    """A target on which somebody else makes an index of the name after it was free."""
+
+    def __init__(self, states: list[str]) -> None:
+        super().__init__()
+        self.states = states
+        self.made: list[str] = []
+
+    async def rows(self, shard: str, query: t.Any, *params: t.Any, **how: t.Any) -> list[t.Any]:
+        said = query if isinstance(query, str) else query.as_string(None)
+        if "json_build_object" in said:
+            return [{"facts": leaf_facts(INDEX) if shard == "a" else leaf_facts()}]
+        if "relname = ANY" in said:
+            return [{"name": INDEX}] if self.made else []
+        if said.startswith("CREATE INDEX"):
+            self.made.append(said)
+            if self.states:
+                state = self.states.pop(0)
+                text = "of constraint pg_class_relname_nsp_index" if state == "23505" else "it is there"
+                raise MemberError(text, code="statement_failed", member=shard, sqlstate=state)
+        return []
+
+
+@pytest.mark.parametrize(
+    ("states", "tries"), [([], 1), (["42P07"], 2), (["23505"], 2), (["42P07"] * 9, 3), (["53100"], 1)]
+)
+def test_a_name_that_is_taken_while_an_index_is_built_is_chosen_anew(states: list[str], tries: int) -> None:
+    members = Taken(list(states))
+    context = SimpleNamespace(members=members, access=None, journal=None, settings=Settings(), guard=Guard(0))
+    move = Move("m1", GROUP, 0, "a", "b")
+    built = Mover(t.cast("t.Any", context), move)._build(move.leaves[0])
+    if len(states) < tries:
+        asyncio.run(built)
+    else:
+        with pytest.raises(MemberError):
+            asyncio.run(built)
+    other = '"orders_b0_m1_0"'
+    names = [said.split()[2] for said in members.made]
+    assert names == [INDEX, *[other] * (tries - 1)]
 
 
 class Verifier:

@@ -156,8 +156,10 @@ def test_modifiers_of_a_type_do_not_matter_but_arrays_do(kind: str, function: st
 
 def test_a_journal_that_does_not_say_which_columns_may_be_empty_means_all() -> None:
     entry = SHAPE.as_dict()
-    del entry["nullable"]
-    assert Shape.from_dict(entry).nullable == set(SHAPE.columns)
+    for name in ("nullable", "equals", "is_binary"):
+        del entry[name]
+    shape = Shape.from_dict(entry)
+    assert (shape.nullable, shape.equals, shape.is_binary) == (set(SHAPE.columns), {}, True)
 
 
 class Types:
@@ -166,7 +168,9 @@ class Types:
     def __init__(self, by_number: str, without: str) -> None:
         self.by_number, self.without = by_number, without
 
-    async def row(self, shard: str, query: str, params: list[str]) -> dict[str, t.Any]:
+    async def row(self, shard: str, query: str, params: t.Any, **_how: t.Any) -> dict[str, t.Any]:
+        if isinstance(params, dict):
+            return {"is_binary": False, "equals": {"user_id": "pg_catalog.=", "id": "public.="}}
         return {"is_by_number": params[0] == self.by_number}
 
     async def rows(self, shard: str, query: t.Any) -> list[t.Any]:
@@ -177,13 +181,20 @@ class Types:
 
 def test_types_of_a_database_of_its_own_are_compared_as_text() -> None:
     found = facts(columns=[column("user_id"), column("id"), column("mood", "public.mood"), column("page", "xml")])
-    shape = asyncio.run(catalog.shape_of(t.cast("t.Any", Types("public.mood", "xml")), "a", found))
+    shape = asyncio.run(catalog.shape_of(t.cast("t.Any", Types("public.mood", "xml")), "a", {**found, "oid": 7}))
     assert shape.as_text == {"mood", "page"}
+    assert Shape.from_dict(shape.as_dict()) == shape
+    assert (shape.is_binary, shape.equals) == (False, {"id": "public.="})
+    assert 'r."id" OPERATOR(public.=) k."id"::bigint' in text(sums.rows_query(LEAF, shape))
+    part = parts_of(LEAF, shape, 10)[0]
+    assert text(part.query()).endswith("TO STDOUT (FORMAT text)")
+    assert text(part.target()).endswith("FROM STDIN (FORMAT text)")
 
 
 def test_rows_are_looked_up_by_the_whole_key() -> None:
     query = text(sums.rows_query(LEAF, SHAPE))
-    assert 'r."user_id" = k."user_id"::bigint AND r."id" = k."id"::bigint' in query
+    equals = "OPERATOR(pg_catalog.=)"
+    assert f'r."user_id" {equals} k."user_id"::bigint AND r."id" {equals} k."id"::bigint' in query
     assert query.count("%s::text[]") == 2
 
 
