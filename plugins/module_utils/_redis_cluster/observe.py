@@ -12,8 +12,8 @@ import typing as t
 
 from .._common.redis.client import Client, NodeError
 from .._common.redis.connection import Login
-from .._common.redis.model import Node, parse_view
-from .state import Seen, keys_of, parse_info
+from .._common.redis.model import Node, parse_info, parse_view
+from .state import Seen, keys_of
 
 
 class Fleet:

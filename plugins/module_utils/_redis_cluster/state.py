@@ -41,12 +41,6 @@ class Seen:
             return 0
 
 
-def parse_info(text: str) -> dict[str, str]:
-    """Return the answer to INFO by name."""
-    pairs = (line.partition(":") for line in text.splitlines() if ":" in line and not line.startswith("#"))
-    return {name: value for name, _colon, value in pairs}
-
-
 def keys_of(info: t.Mapping[str, str]) -> int:
     """Return the number of keys of database 0, the only one that a cluster has."""
     fields = dict(part.partition("=")[::2] for part in info.get("db0", "").split(",") if part)

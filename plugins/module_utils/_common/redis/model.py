@@ -166,3 +166,9 @@ def key_slot(key: str | bytes) -> int:
         if end > start + 1:
             data = data[start + 1 : end]
     return binascii.crc_hqx(data, 0) % SLOTS
+
+
+def parse_info(text: str) -> dict[str, str]:
+    """Return an answer to INFO, or to CLUSTER INFO, by name."""
+    pairs = (line.partition(":") for line in text.splitlines() if not line.startswith("#"))
+    return {name: value.strip() for name, colon, value in pairs if colon}

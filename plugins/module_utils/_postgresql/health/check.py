@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from ..._common.argspec import ArgumentSpec
 from ..._common.errors import HeadroomError, OptionError
 from ..._common.files import check_writable, write_file
+from ..._common.verdict import HEALTHY, UNHEALTHY
 from ..connection import Login
 from . import judge, memory, observe, render
-from .model import HEALTHY, UNHEALTHY, Limits, NodeSpec
+from .model import Limits, NodeSpec
 
 FAIL_ON = ("never", "unhealthy", "degraded")
 MAX_SECONDS = 86400.0

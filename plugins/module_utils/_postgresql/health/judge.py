@@ -11,26 +11,9 @@ import re
 import typing as t
 from collections import Counter
 
-from .model import (
-    DEGRADED,
-    HEALTHY,
-    PRIMARY,
-    REPLICA,
-    UNHEALTHY,
-    UNREACHABLE,
-    VERDICTS,
-    ClusterVerdict,
-    Limits,
-    NodeFacts,
-    NodeSpec,
-    NodeVerdict,
-    Reason,
-    Sender,
-    Slot,
-    format_bytes,
-    format_lsn,
-    format_s,
-)
+from ..._common.units import format_bytes, format_s
+from ..._common.verdict import DEGRADED, HEALTHY, UNHEALTHY, UNREACHABLE, VERDICTS, Reason
+from .model import PRIMARY, REPLICA, ClusterVerdict, Limits, NodeFacts, NodeSpec, NodeVerdict, Sender, Slot, format_lsn
 
 SILENT_SHARE = 0.75
 """Share of ``wal_receiver_timeout`` after which a receiver without a message counts as silent."""

@@ -11,7 +11,8 @@ import json
 import typing as t
 from dataclasses import dataclass, field
 
-from .model import REPLICA, UNREACHABLE, VERDICTS, NodeVerdict
+from ..._common.verdict import UNREACHABLE, VERDICTS
+from .model import REPLICA, NodeVerdict
 
 FORMAT = "headroom.scale/postgresql_replica_health/1"
 

@@ -12,12 +12,7 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass, field
 
-UNREACHABLE = "unreachable"
-UNHEALTHY = "unhealthy"
-DEGRADED = "degraded"
-HEALTHY = "healthy"
-VERDICTS = (HEALTHY, DEGRADED, UNHEALTHY, UNREACHABLE)
-"""All verdicts, from best to worst."""
+from ..._common.verdict import UNHEALTHY, Reason
 
 PRIMARY = "primary"
 REPLICA = "replica"
@@ -175,27 +170,6 @@ class NodeFacts:
 
 
 @dataclass(frozen=True)
-class Reason:
-    """Why a node is not healthy: a stable code, a sentence, and the value beside its limit."""
-
-    code: str
-    message: str
-    severity: str
-    value: t.Any = None
-    limit: t.Any = None
-
-    def as_dict(self) -> dict[str, t.Any]:
-        """Return plain data for the result."""
-        return {
-            "code": self.code,
-            "message": self.message,
-            "severity": self.severity,
-            "value": self.value,
-            "limit": self.limit,
-        }
-
-
-@dataclass(frozen=True)
 class NodeVerdict:
     """The judgement on one node: ``seen`` by this observation, ``verdict`` as reported after hysteresis."""
 
@@ -272,26 +246,3 @@ def parse_history(text: str | None) -> tuple[tuple[int, int], ...] | None:
         except (IndexError, ValueError):
             return None
     return tuple(pairs)
-
-
-def format_bytes(count: int | None) -> str:
-    """Return a number of bytes for people."""
-    if count is None:
-        return "?"
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(size) < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
-
-
-def format_s(seconds: float | None) -> str:
-    """Return a duration for people."""
-    if seconds is None:
-        return "?"
-    if seconds < 60:
-        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.0f} h"

@@ -9,21 +9,9 @@ from __future__ import annotations
 import html as html_module
 import typing as t
 
-from .model import (
-    DEGRADED,
-    HEALTHY,
-    PRIMARY,
-    UNHEALTHY,
-    UNREACHABLE,
-    VERDICTS,
-    ClusterVerdict,
-    Limits,
-    NodeVerdict,
-    Slot,
-    format_bytes,
-    format_lsn,
-    format_s,
-)
+from ..._common.units import format_bytes, format_s
+from ..._common.verdict import DEGRADED, HEALTHY, UNHEALTHY, UNREACHABLE, VERDICTS
+from .model import PRIMARY, ClusterVerdict, Limits, NodeVerdict, Slot, format_lsn
 
 if t.TYPE_CHECKING:
     Result = dict[str, t.Any]

@@ -18,7 +18,7 @@ import math
 import typing as t
 from dataclasses import asdict, dataclass, replace
 
-from ..health.model import format_bytes
+from ..._common.units import format_bytes
 from .balance import Problem, balance
 from .keys import Key, key_to_json
 from .model import BucketId, Shard, ShardMap, Usage, bucket_name

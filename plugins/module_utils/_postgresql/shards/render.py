@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import typing as t
 
-from ..health.model import format_bytes
+from ..._common.units import format_bytes
 from ..health.render import STYLE
 from .model import bucket_name
 from .move.model import OPEN_STATES

@@ -17,8 +17,9 @@ from ..._common.errors import HeadroomError, OptionError
 from ..._common.files import check_writable, write_file
 from ..._common.redis.connection import Login, nodes_spec, parse_nodes
 from ..._common.redis.model import Node
+from ..._common.verdict import HEALTHY, UNHEALTHY
 from . import judge, memory, render
-from .model import HEALTHY, UNHEALTHY, Limits
+from .model import Limits
 
 DAY_S = 86400.0
 MAX_COUNT = 2**63 - 1

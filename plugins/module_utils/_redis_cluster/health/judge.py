@@ -11,27 +11,10 @@ import typing as t
 from collections import Counter
 
 from ..._common.redis.model import SLOTS, Member, Node, View, format_slots
+from ..._common.units import format_bytes, format_s
+from ..._common.verdict import DEGRADED, HEALTHY, UNHEALTHY, UNREACHABLE, VERDICTS, Reason
 from . import memory as memory_module
-from .model import (
-    DEGRADED,
-    HEALTHY,
-    PRIMARY,
-    REPLICA,
-    REQUIRED,
-    SETTINGS,
-    UNHEALTHY,
-    UNREACHABLE,
-    VERDICTS,
-    ClusterVerdict,
-    Growth,
-    Limits,
-    NodeFacts,
-    NodeVerdict,
-    Reason,
-    Shard,
-    format_bytes,
-    format_s,
-)
+from .model import PRIMARY, REPLICA, REQUIRED, SETTINGS, ClusterVerdict, Growth, Limits, NodeFacts, NodeVerdict, Shard
 
 FRAGMENTATION_MIN_BYTES = 64 * 1024 * 1024
 """Below so much used memory the fragmentation ratio says nothing."""

@@ -11,7 +11,8 @@ import json
 import typing as t
 from dataclasses import dataclass, field
 
-from .model import VERDICTS, NodeFacts, NodeVerdict
+from ..._common.verdict import VERDICTS
+from .model import NodeFacts, NodeVerdict
 
 FORMAT = "headroom.scale/redis_cluster_health/1"
 COUNTERS = ("evicted_keys", "keyspace_hits", "keyspace_misses", "slowlog")

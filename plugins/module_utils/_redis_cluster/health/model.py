@@ -13,13 +13,7 @@ import typing as t
 from dataclasses import dataclass, field
 
 from ..._common.redis.model import Node, View
-
-UNREACHABLE = "unreachable"
-UNHEALTHY = "unhealthy"
-DEGRADED = "degraded"
-HEALTHY = "healthy"
-VERDICTS = (HEALTHY, DEGRADED, UNHEALTHY, UNREACHABLE)
-"""All verdicts, from best to worst."""
+from ..._common.verdict import DEGRADED, HEALTHY, UNHEALTHY, Reason
 
 PRIMARY = "primary"
 REPLICA = "replica"
@@ -150,27 +144,6 @@ class NodeFacts:
 
 
 @dataclass(frozen=True)
-class Reason:
-    """Why a node or the cluster is not healthy: a stable code, a sentence, and the value beside its limit."""
-
-    code: str
-    message: str
-    severity: str
-    value: t.Any = None
-    limit: t.Any = None
-
-    def as_dict(self) -> dict[str, t.Any]:
-        """Return plain data for the result."""
-        return {
-            "code": self.code,
-            "message": self.message,
-            "severity": self.severity,
-            "value": self.value,
-            "limit": self.limit,
-        }
-
-
-@dataclass(frozen=True)
 class Growth:
     """What was counted since the last look; ``None`` where there was none, or the counter is not known."""
 
@@ -240,12 +213,6 @@ class ClusterVerdict:
         return self.verdict != UNHEALTHY
 
 
-def parse_info(text: str) -> dict[str, str]:
-    """Return an answer to INFO, or to CLUSTER INFO, by name."""
-    pairs = (line.partition(":") for line in text.splitlines() if not line.startswith("#"))
-    return {name: value.strip() for name, colon, value in pairs if colon}
-
-
 def parse_replicas(info: t.Mapping[str, str]) -> dict[str, dict[str, str]]:
     """Return what a primary's INFO says of its replicas, by ``host:port``."""
     found = {}
@@ -254,24 +221,3 @@ def parse_replicas(info: t.Mapping[str, str]) -> dict[str, dict[str, str]]:
             fields = dict(part.partition("=")[::2] for part in value.split(","))
             found[f"{fields.get('ip')}:{fields.get('port')}"] = fields
     return found
-
-
-def format_bytes(count: int | None) -> str:
-    """Return a number of bytes for people."""
-    if count is None:
-        return "?"
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(size) < 1024:
-            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
-
-
-def format_s(seconds: float | None) -> str:
-    """Return a duration for people."""
-    if seconds is None:
-        return "?"
-    if seconds < 60:
-        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"

@@ -17,8 +17,8 @@ import typing as t
 
 from ..._common.redis.client import Client, NodeError, ServerError
 from ..._common.redis.connection import Login
-from ..._common.redis.model import Node, parse_view
-from .model import PRIMARY, REPLICA, SETTINGS, Fault, Lag, NodeFacts, parse_info, parse_replicas
+from ..._common.redis.model import Node, parse_info, parse_view
+from .model import PRIMARY, REPLICA, SETTINGS, Fault, Lag, NodeFacts, parse_replicas
 
 CATCH_UP_S = 1.0
 """Longest time that a replica is given to get past its primary's offset before it counts as behind."""

@@ -11,23 +11,9 @@ import html as html_module
 import typing as t
 
 from ..._common.redis.model import SLOTS, format_slots
-from .model import (
-    DEGRADED,
-    HEALTHY,
-    PRIMARY,
-    REPLICA,
-    REQUIRED,
-    SETTINGS,
-    TOLD,
-    UNHEALTHY,
-    UNREACHABLE,
-    VERDICTS,
-    ClusterVerdict,
-    Limits,
-    NodeVerdict,
-    format_bytes,
-    format_s,
-)
+from ..._common.units import format_bytes, format_s
+from ..._common.verdict import DEGRADED, HEALTHY, UNHEALTHY, UNREACHABLE, VERDICTS
+from .model import PRIMARY, REPLICA, REQUIRED, SETTINGS, TOLD, ClusterVerdict, Limits, NodeVerdict
 
 Result = dict[str, t.Any]
 

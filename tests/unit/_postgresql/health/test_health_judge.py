@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, os.path.dirname(__file__))
 
+from ansible_collections.headroom.scale.plugins.module_utils._common.verdict import VERDICTS  # noqa: E402
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.health import judge  # noqa: E402
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.health.model import (  # noqa: E402
-    VERDICTS,
     Catchup,
     Fault,
     Limits,

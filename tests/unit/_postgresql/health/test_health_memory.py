@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, os.path.dirname(__file__))
 
+from ansible_collections.headroom.scale.plugins.module_utils._common.verdict import VERDICTS  # noqa: E402
 from ansible_collections.headroom.scale.plugins.module_utils._postgresql.health.memory import (  # noqa: E402
     FORMAT,
     Entry,
@@ -23,11 +24,7 @@ from ansible_collections.headroom.scale.plugins.module_utils._postgresql.health.
     dump,
     load,
 )
-from ansible_collections.headroom.scale.plugins.module_utils._postgresql.health.model import (  # noqa: E402
-    VERDICTS,
-    NodeFacts,
-    NodeVerdict,
-)
+from ansible_collections.headroom.scale.plugins.module_utils._postgresql.health.model import NodeFacts, NodeVerdict  # noqa: E402
 from health_builders import spec  # noqa: E402
 
 

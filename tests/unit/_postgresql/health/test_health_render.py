@@ -20,9 +20,7 @@ from ansible_collections.headroom.scale.plugins.module_utils._postgresql.health.
     Limits,
     NodeFacts,
     NodeSpec,
-    format_bytes,
     format_lsn,
-    format_s,
     parse_history,
     parse_lsn,
 )
@@ -130,19 +128,6 @@ def test_unknown_values_stay_unknown() -> None:
     assert parse_lsn(None) is None
     assert parse_lsn("") is None
     assert format_lsn(None) is None
-    assert format_bytes(None) == "?"
-    assert format_s(None) == "?"
-
-
-def test_sizes_and_durations_for_people() -> None:
-    assert [format_bytes(size) for size in (0, 1023, 1024, 16777216, 5 * 2**40)] == [
-        "0 B",
-        "1023 B",
-        "1.0 KiB",
-        "16.0 MiB",
-        "5.0 TiB",
-    ]
-    assert [format_s(value) for value in (0.0, 9.5, 12.4, 180, 7200)] == ["0.00 s", "9.50 s", "12 s", "3 min", "2 h"]
 
 
 def test_timeline_history_files() -> None:

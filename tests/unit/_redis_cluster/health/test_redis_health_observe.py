@@ -17,13 +17,12 @@ pytest.importorskip("redis")
 
 from ansible_collections.headroom.scale.plugins.module_utils._common.redis.client import ServerError  # noqa: E402
 from ansible_collections.headroom.scale.plugins.module_utils._common.redis.connection import Login  # noqa: E402
-from ansible_collections.headroom.scale.plugins.module_utils._common.redis.model import Node  # noqa: E402
-from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.health import observe  # noqa: E402
-from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.health.model import (  # noqa: E402
-    Lag,
-    parse_info,
-    parse_replicas,
+from ansible_collections.headroom.scale.plugins.module_utils._common.redis.model import (
+    Node,  # noqa: E402
+    parse_info,  # noqa: E402
 )
+from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.health import observe  # noqa: E402
+from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.health.model import Lag, parse_replicas  # noqa: E402
 from redis_health_builders import lines  # noqa: E402
 
 NODE = Node("rc1", "127.0.0.1", 1)

@@ -14,13 +14,7 @@ sys.path.insert(0, os.path.dirname(__file__))
 
 from ansible_collections.headroom.scale.plugins.module_utils._common.redis.model import Node  # noqa: E402
 from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.health import judge, render  # noqa: E402
-from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.health.model import (  # noqa: E402
-    Fault,
-    Limits,
-    NodeFacts,
-    format_bytes,
-    format_s,
-)
+from ansible_collections.headroom.scale.plugins.module_utils._redis_cluster.health.model import Fault, Limits, NodeFacts  # noqa: E402
 from redis_health_builders import NAMES, NODES, cluster, facts, judged, lines, view  # noqa: E402
 from web.page import Page  # noqa: E402
 
@@ -117,8 +111,3 @@ def test_many_replicas_and_long_names_are_drawn() -> None:
     Page(render.to_html({**result(), "shards": [shard]}))
     assert render.shorten("a" * 40) == "a" * 12 + "…" + "a" * 11
     assert len(render.shorten("a" * 40)) == 24
-
-
-def test_figures_for_people() -> None:
-    assert [format_bytes(count) for count in (None, 5, 2048, 5 * 2**40)] == ["?", "5 B", "2.0 KiB", "5.0 TiB"]
-    assert [format_s(seconds) for seconds in (None, 0.5, 30, 120, 7200)] == ["?", "0.50 s", "30 s", "2 min", "2 h"]

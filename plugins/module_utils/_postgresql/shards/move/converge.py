@@ -14,7 +14,7 @@ import typing as t
 from dataclasses import replace
 
 from ...._common.errors import HeadroomError, OptionError
-from ...health.model import format_bytes
+from ...._common.units import format_bytes
 from ..divide import preflight as divide_preflight
 from ..divide.divider import Divider
 from ..divide.model import parts_from

@@ -10,7 +10,7 @@ import asyncio
 import typing as t
 from dataclasses import dataclass, field
 
-from ...health.model import format_bytes
+from ...._common.units import format_bytes
 from ..divide.catalog import ATTACHED_SQL, attached_params
 from ..members import MemberError, Members
 from ..schema import PREFIX

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from ...health.model import format_bytes
+from ...._common.units import format_bytes
 from .copy import Rate
 from .guard import Guard
 from .model import Move

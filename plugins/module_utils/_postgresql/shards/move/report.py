@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ...health.model import format_bytes
+from ...._common.units import format_bytes
 from ..model import BucketId, ShardMap
 from ..plan import Plan, imbalance
 from ..split import Split

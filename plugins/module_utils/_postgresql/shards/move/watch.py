@@ -14,7 +14,7 @@ import typing as t
 from dataclasses import dataclass
 
 from ...._common.errors import HeadroomError
-from ...health.model import format_bytes
+from ...._common.units import format_bytes
 from ..members import Members
 from .guard import Guard
 from .preflight import free_bytes
