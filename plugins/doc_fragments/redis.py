@@ -1,7 +1,7 @@
 # Copyright: headroom.scale contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Options to log in to Redis and Valkey, and of the lock on a cluster.
+"""Options to log in to Redis and Valkey, the nodes of a cluster, and of the lock on it.
 
 They match ``module_utils/_common/redis/connection.py`` and ``module_utils/_redis_cluster/lock.py``.
 """
@@ -76,4 +76,31 @@ options:
     type: float
     default: 0
     version_added: 0.1.0
+"""
+
+    # of those that only need to know where the nodes are
+    NODES = r"""
+options:
+  nodes:
+    description:
+      - All nodes of the cluster.
+    type: list
+    elements: dict
+    required: true
+    version_added: 0.1.0
+    suboptions:
+      name:
+        description:
+          - Name of the node, once in the list.
+        type: str
+        required: true
+      host:
+        description:
+          - Host name or address of the server, as its fellow nodes reach it too. Defaults to the name.
+        type: str
+      port:
+        description:
+          - TCP port of the server.
+        type: int
+        default: 6379
 """

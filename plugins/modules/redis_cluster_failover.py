@@ -14,6 +14,7 @@ author:
   - headroom.scale contributors (@headroom-scale)
 extends_documentation_fragment:
   - headroom.scale.redis
+  - headroom.scale.redis.nodes
   - headroom.scale.redis.lock
   - headroom.scale.attributes
 description:
@@ -35,28 +36,6 @@ attributes:
   idempotent:
     support: full
 options:
-  nodes:
-    description:
-      - All nodes of the cluster.
-    type: list
-    elements: dict
-    required: true
-    version_added: 0.1.0
-    suboptions:
-      name:
-        description:
-          - Name of the node, once in the list.
-        type: str
-        required: true
-      host:
-        description:
-          - Host name or address of the server, as its fellow nodes reach it too. Defaults to the name.
-        type: str
-      port:
-        description:
-          - TCP port of the server.
-        type: int
-        default: 6379
   away_from:
     description:
       - Name of the node that is to be no primary.

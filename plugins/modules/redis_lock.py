@@ -14,6 +14,7 @@ author:
   - headroom.scale contributors (@headroom-scale)
 extends_documentation_fragment:
   - headroom.scale.redis
+  - headroom.scale.redis.nodes
   - headroom.scale.attributes
 description:
   - Keeps two job runs from operating one thing at the same time. M(headroom.scale.redis_cluster),
@@ -41,28 +42,6 @@ attributes:
     details:
       - Acquiring a lock with the token that owns it extends it and is no change. Without O(token) each run is a new owner.
 options:
-  nodes:
-    description:
-      - All nodes of the cluster.
-    type: list
-    elements: dict
-    required: true
-    version_added: 0.1.0
-    suboptions:
-      name:
-        description:
-          - Name of the node, once in the list.
-        type: str
-        required: true
-      host:
-        description:
-          - Host name or address of the server, as its fellow nodes reach it too. Defaults to the name.
-        type: str
-      port:
-        description:
-          - TCP port of the server.
-        type: int
-        default: 6379
   name:
     description:
       - Name of the lock.
